@@ -72,6 +72,18 @@ inline void check_same(const Tensor& a, const Tensor& b, const char* op) {
                   ": tensors of one shape and dtype are needed");
 }
 
+inline void check_logits(const Tensor& first, const std::optional<Tensor>& second, const Tensor& target) {
+  STD_TORCH_CHECK(first.dim() == 2, "ce_kl: logits [N, C] are needed");
+  STD_TORCH_CHECK(target.scalar_type() == ScalarType::Long && target.numel() == first.size(0),
+                  "ce_kl: int64 targets [N] are needed");
+  if (second) check_same(first, *second, "ce_kl");
+}
+
+// The type in which a tensor is computed (and its sums are returned).
+inline ScalarType compute_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline void check_rng(const Tensor& rng, const char* op) {
   STD_TORCH_CHECK(rng.scalar_type() == ScalarType::Long && rng.numel() == 2 && rng.is_contiguous(), op,
                   ": rng must be a contiguous int64 tensor [2]");

@@ -28,10 +28,6 @@ Tensor unit_vectors(const Tensor& rng, int64_t samples, int64_t classes, int64_t
   return out;
 }
 
-ScalarType compute_type(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 std::tuple<Tensor, Tensor> squared_norm(const Tensor& g, double scale, double weight,
                                         const std::optional<Tensor>& weight_tensor, bool with_gradient) {
   Tensor value = torch::stable::new_empty(g, {}, compute_type(g));
@@ -57,10 +53,7 @@ std::tuple<Tensor, Tensor> squared_norm(const Tensor& g, double scale, double we
 std::tuple<Tensor, Tensor, Tensor> ce_kl(const Tensor& first_, const std::optional<Tensor>& second_,
                                          const Tensor& target_, double beta, const std::optional<Tensor>& beta_tensor,
                                          bool reverse, double label_smoothing) {
-  STD_TORCH_CHECK(first_.dim() == 2, "ce_kl: logits [N, C] are needed");
-  STD_TORCH_CHECK(target_.scalar_type() == ScalarType::Long && target_.numel() == first_.size(0),
-                  "ce_kl: int64 targets [N] are needed");
-  if (second_) check_same(first_, *second_, "ce_kl");
+  check_logits(first_, second_, target_);
   const Tensor first = torch::stable::contiguous(first_), target = torch::stable::contiguous(target_);
   const Tensor second = second_ ? torch::stable::contiguous(*second_) : first;
   const int64_t samples = first.size(0), classes = first.size(1);
