@@ -14,21 +14,19 @@ void for_noise_tiles(const Layout& layout, const Stream& stream, int64_t sample_
                      Body body) {
   const int64_t size = tile_size(layout), per_sample = (layout.spatial + size - 1) / size, channels = layout.channels;
   std::vector<uint32_t> words(size + 8);  // a tile may begin and end inside a group of four
-  std::vector<float> planar(size), interleaved(channels > 1 ? size * channels : 0);
+  std::vector<float> planar(size * channels), interleaved(channels > 1 ? size * channels : 0);
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t sample = tile / per_sample, first = tile % per_sample * size;
     const int64_t count = std::min(size, layout.spatial - first);
-    float* noise = planar.data();
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t element = c * layout.spatial + first, skip = element % 4, groups = (skip + count + 3) / 4;
       fill_words(stream, static_cast<uint32_t>(sample + sample_offset), static_cast<uint32_t>(element / 4), groups,
                  words.data());
-      fill_noise(words.data() + skip, planar.data(), count);
-      if (channels > 1)
-        for (int64_t i = 0; i < count; ++i) interleaved[i * channels + c] = planar[i];
+      fill_noise(words.data() + skip, planar.data() + c * size, count);
     }
-    if (channels > 1) noise = interleaved.data();
-    body(sample * layout.sample_size() + first * channels, noise, count * channels);
+    if (channels > 1) interleave(planar.data(), size, channels, count, interleaved.data());
+    body(sample * layout.sample_size() + first * channels, channels > 1 ? interleaved.data() : planar.data(),
+         count * channels);
   }
 }
 

@@ -1,0 +1,1 @@
+"""Measurements: `pytest bench` (pytest-benchmark), `python -m bench.operations`, `python -m bench.step`."""
