@@ -20,7 +20,7 @@ def number_and_tensor(value, name: str, x: torch.Tensor) -> tuple[float, torch.T
             raise UserError(f"{name} must be a number or a scalar tensor on {x.device}, got {list(value.shape)} "
                             f"on {value.device}")
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return 1.0, value.detach().to(dtype)
+        return 1.0, value.detach().to(dtype).reshape(())
     value = float(value)
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name} must be finite and >= 0, got {value}")

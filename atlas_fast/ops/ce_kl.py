@@ -16,6 +16,7 @@ import torch
 
 from ..errors import UserError
 from ._arguments import FLOATS, compute_dtype, number_and_tensor, scaled
+from ._once import once
 from ._registry import define
 
 
@@ -88,15 +89,14 @@ class _CeKl(torch.autograd.Function):
     @staticmethod
     def forward(ctx, first, second, target, beta, reverse, label_smoothing):
         terms, d_first, d_second = ce_kl_terms(first, second, target, beta, reverse, label_smoothing)
-        ctx.save_for_backward(d_first, d_second)
+        ctx.save_for_backward(first, second, d_first, d_second)
         return terms[0].clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss):
-        d_first, d_second = ctx.saved_tensors
-        grads = [(d * grad_loss).to(d.dtype) if needed else None
-                 for d, needed in zip((d_first, d_second), ctx.needs_input_grad[:2], strict=True)]
+        first, second, *gradients = ctx.saved_tensors
+        grads = [once("ce_kl", (d * grad_loss).to(d.dtype), first, second) if needed else None
+                 for d, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)]
         return *grads, None, None, None, None
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UserError
 from ._arguments import FLOATS, compute_dtype, number_and_tensor, scaled
+from ._once import once
 from ._registry import define
 
 
@@ -51,7 +52,7 @@ class SquaredNorm(torch.autograd.Function):
         return _op(g.detach(), scale, 1.0, None, False)[0]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_value):
         (g,) = ctx.saved_tensors
-        return _op(g, ctx.scale, 1.0, grad_value.to(compute_dtype(g.dtype)), True)[1], None
+        weight = grad_value.detach().to(compute_dtype(g.dtype))
+        return once("squared_norm", _op(g.detach(), ctx.scale, 1.0, weight, True)[1], g, grad_value), None

@@ -1,0 +1,28 @@
+"""Gradients with respect to the logits of the losses that adversaries ascend.
+
+Sums over the batch, not means: the factor 1/N would carry small gradients of a confident network towards 0 on their
+way to the images, and sign(0) = 0 moves no pixel.
+"""
+
+import torch
+
+from .. import ops
+
+
+def ascend_ce(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """d/dlogits of sum CE(logits, y) = p - onehot(y), in the logits' dtype. logits: [N, C]; y: int64 [N]."""
+    return ops.ce_kl_terms(logits, None, y, 0.0)[1] * len(y)
+
+
+def ascend_kl(logits: torch.Tensor, clean_probabilities: torch.Tensor) -> torch.Tensor:
+    """d/dlogits of sum KL(p(x) || p(x')) = p(x') - p(x), in the logits' dtype; zero at x' = x, so start elsewhere."""
+    return (logits.softmax(1, dtype=_wide(logits)) - clean_probabilities).to(logits.dtype)
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """softmax in at least float32."""
+    return logits.softmax(1, dtype=_wide(logits))
+
+
+def _wide(logits: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
