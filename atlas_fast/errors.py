@@ -1,0 +1,39 @@
+"""Wrong use of the package, and how command lines report it: one clear line, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """Wrong use. The message is one clear sentence: what was wrong and what would be right."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, but a wrong option raises UserError instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def run_cli(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command line's `main` and exit with its status.
+
+    UserError becomes one line on stderr and exit status 2; Ctrl-C a short line and status 130.
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        message = " ".join(str(error).split())
+        print(f"atlas_fast: error: {message}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt as error:
+        print(f"\natlas_fast: {str(error) or 'interrupted'}", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = 1
+    sys.exit(status)

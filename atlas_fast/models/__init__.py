@@ -1,0 +1,32 @@
+"""Networks: plain PyTorch modules, traceable by torch.fx, images [N,C,H,W] in [0,1] -> logits [N,classes]."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from ..errors import UserError
+from .layers import Normalize
+from .preact_resnet18 import preact_resnet18
+from .small_cnn import small_cnn
+from .wide_resnet import wide_resnet
+
+__all__ = ["Normalize", "create", "preact_resnet18", "small_cnn", "wide_resnet"]
+
+NAMES = ("small_cnn", "preact_resnet18", "wrn-28-8", "wrn-D-W")
+
+
+def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, **kwargs) -> nn.Module:
+    """The network of this name: small_cnn, preact_resnet18, or wrn-D-W (depth D = 6n+4, width W), e.g. wrn-28-8.
+
+    num_classes, in_channels, image_size (height = width in pixels) describe the data. UserError: unknown name.
+    """
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, **kwargs}
+    if name == "small_cnn":
+        return small_cnn(**arguments)
+    if name == "preact_resnet18":
+        return preact_resnet18(**arguments)
+    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return wide_resnet(depth=int(match[1]), width=int(match[2]), **arguments)
+    raise UserError(f"no model is called {name!r}; models: {', '.join(NAMES)}")

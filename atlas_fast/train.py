@@ -1,0 +1,141 @@
+"""python -m atlas_fast.train: train a robust classifier by the paper's protocol (section 6, appendix B).
+
+Options that are left away take the data set's defaults, so `--dataset cifar10 --steps 1` is the paper's one-step ATLAS.
+The run's folder receives config.json, log.jsonl, last.pt, best.safetensors, curves.png and summary.json.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .data import NAMES, Dataset
+from .errors import ArgumentParser, UserError, run_cli
+from .training import files, loop
+from .training.config import Config, differing, read_config, resolve
+from .training.defaults import METHODS
+from .training.setup import describe, load_data, prepare
+from .training.summary import finish, read_summary, table
+
+RUN_FILES = ("config.json", "log.jsonl", "last.pt", "best.safetensors", "summary.json")
+
+
+def parser() -> ArgumentParser:
+    p = ArgumentParser(prog="python -m atlas_fast.train", description=__doc__.split("\n")[0].split(": ", 1)[1],
+                       epilog="Settings left away take the data set's defaults (the paper's, where it gives them).")
+    what = p.add_argument_group("what")
+    what.add_argument("--dataset", metavar="NAME", help=f"one of {', '.join(NAMES)} (default: digits)")
+    what.add_argument("--data-dir", metavar="D", help="folder of the data set's files; npz: the file or its folder "
+                                                      "(default: data)")
+    what.add_argument("--image-size", type=int, metavar="PX", help="imagefolder: resize and crop to PX x PX")
+    what.add_argument("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (default: atlas)")
+    what.add_argument("--steps", type=int, metavar="K", help="adversary in training: 1 FGSM, K > 1 PGD-K, 0 none (jac)")
+    what.add_argument("--model", metavar="NAME", help="small_cnn, preact_resnet18, wrn-28-8 or any wrn-D-W")
+    loss = p.add_argument_group("loss")
+    loss.add_argument("--epsilon", dest="eps", type=float, metavar="E", help="final L_inf radius, pixels in [0,1]")
+    loss.add_argument("--step-size", type=float, metavar="S", help="of the training adversary, pixels in [0,1] "
+                                                                   "(default: 1.25 eps for one step, else the data "
+                                                                   "set's)")
+    loss.add_argument("--alpha", type=float, metavar="A", help="weight of the Jacobian term")
+    loss.add_argument("--beta", type=float, metavar="B", help="weight of the KL term")
+    loss.add_argument("--num-projections", type=int, metavar="P", help="random projections a sample (default: 1)")
+    loss.add_argument("--label-smoothing", type=float, metavar="L", help="of the cross-entropy (default: 0)")
+    how = p.add_argument_group("training")
+    how.add_argument("--epochs", type=int, metavar="N", help="at most; the schedule may end earlier")
+    how.add_argument("--batch-size", type=int, metavar="B")
+    how.add_argument("--lr", type=float, metavar="L")
+    how.add_argument("--momentum", type=float, metavar="M")
+    how.add_argument("--weight-decay", type=float, metavar="W")
+    how.add_argument("--ramp-epochs", type=float, metavar="R", help="eps is final after R epochs (default: "
+                                                                    "min(15, epochs/2))")
+    how.add_argument("--plateau-epochs", type=int, metavar="P", help="epochs without improvement before the learning "
+                                                                     "rate is divided by 5 (default: 2)")
+    how.add_argument("--validation-size", type=int, metavar="N", help="random training images (default: 5,000, or a "
+                                                                      "tenth of a small set)")
+    how.add_argument("--augment", metavar="A", help="crop-flip or none (default: crop-flip for cifar10 and cifar100)")
+    how.add_argument("--bn-mode", metavar="M", help="BatchNorm while crafting: train or eval (default: train)")
+    how.add_argument("--max-batches", type=int, metavar="N", help="at most N batches in each epoch, in its validation "
+                                                              "and in the test, for trials")
+    how.add_argument("--baseline", action="store_true", help="also train the same network plainly, into OUT/plain, and "
+                                                             "print both results")
+    where = p.add_argument_group("execution")
+    where.add_argument("--engine", metavar="E", help="auto or autograd (default: auto, the fastest valid one)")
+    where.add_argument("--amp", metavar="A", help="auto, bf16 or off (default: auto, bf16 on a GPU that has it)")
+    where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
+    where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
+    where.add_argument("--resume", action="store_true", help="go on with the run in --out; its settings need not be "
+                                                             "given again")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and print the test result. UserError: wrong use; nothing has then been written or changed."""
+    given = vars(parser().parse_args(argv))
+    out, resume, baseline = given.pop("out"), given.pop("resume"), given.pop("baseline")
+    if resume and out:
+        config = resumed(given, Path(out))
+    else:
+        config = resolve(given)
+    out = Path(out or f"runs/{config.dataset}-{config.method}-{config.steps}")
+    if resume:
+        config = resumed(given, out)
+    if baseline and config.method == "plain":
+        raise UserError("--baseline compares a method with plain training; --method plain is that already")
+    dataset = load_data(config)
+    summaries = [run(config, out, resume, dataset)]
+    if baseline:
+        plain = replace(config, method="plain", steps=0, alpha=None, beta=None, ramp_epochs=0.0, num_projections=1)
+        folder = out / "plain"
+        summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
+    print(f"\n{table(summaries)}\n{out}")
+    return 0
+
+
+def resumed(given: dict, out: Path) -> Config:
+    """The settings of the run in `out`. UserError: there is none, or an option differs from them."""
+    old, _ = read_config(out)
+    if not (out / "last.pt").is_file():
+        raise UserError(f"{out} holds no last.pt to resume from; remove the folder and start anew")
+    moved = {name: given[name] for name in ("data_dir", "device") if given.get(name) is not None}
+    changed = {name: value for name, value in given.items() if value is not None and name not in moved}
+    new = replace(old, **changed, **{k: v for k, v in moved.items() if k == "data_dir"})
+    if names := differing(old, new):
+        pairs = ", ".join(f"{name} ({getattr(old, name)}, now {getattr(new, name)})" for name in names)
+        raise UserError(f"the run in {out} was started with other settings: {pairs}; "
+                        "leave them away to resume it, or choose another --out")
+    device = resolve({"device": moved.get("device", old.device)}).device
+    return replace(new, device=device)
+
+
+def run(config: Config, out: Path, resume: bool, dataset: Dataset) -> dict:
+    """One network: trained, tested, its folder complete. Returns summary.json."""
+    if not resume:
+        refuse_existing(out)
+    job = prepare(config, dataset)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    if resume and (out / "summary.json").exists():
+        print(f"{out} is finished already")
+        return read_summary(out)
+    facts = describe(job)
+    if not resume:
+        files.make_folder(out)
+        files.write_json(out / "config.json", facts)
+    print(f"{loop.title(job)} ({facts['weights']:,} weights): {facts['n_train']:,} training, "
+          f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images; {facts['device_name']}, "
+          f"{'bf16' if job.bf16 else 'float32'}; {out}", flush=True)
+    loop.train(job, out, resume)
+    return finish(job, out)
+
+
+def refuse_existing(out: Path) -> None:
+    found = [name for name in RUN_FILES if (out / name).exists()]
+    if found:
+        raise UserError(f"{out} holds a run already ({found[0]}); add --resume to go on with it, "
+                        "or choose another --out")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,201 @@
+"""Every setting of a run: what the user gave, the rest from the table of defaults, all checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from .defaults import DEFAULTS, METHODS
+
+# Which methods have the Jacobian term and the KL term.
+HAS = {"alpha": ("jac", "atlas", "atlas_l", "tradesjac"), "beta": ("trades", "atlas", "atlas_g", "tradesjac")}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's settings, resolved: no value is left open except those that may be None.
+
+    eps, step_size, val_step_size: pixel units, [0,1] images. steps: 0 for plain and jac, else the adversary's steps.
+    alpha, beta: None where the method has none. image_size: imagefolder's resizing. max_batches: of an epoch, of the
+    validation and of the test, for trials.
+    """
+
+    dataset: str
+    data_dir: str
+    image_size: int | None
+    model: str
+    method: str
+    steps: int
+    eps: float
+    step_size: float
+    alpha: float | None
+    beta: float | None
+    num_projections: int
+    label_smoothing: float
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    ramp_epochs: float
+    plateau_epochs: int
+    validation_size: int | None
+    val_steps: int
+    val_step_size: float
+    augment: str
+    bn_mode: str
+    engine: str
+    amp: str
+    seed: int
+    device: str
+    max_batches: int | None
+
+    @property
+    def has_adversary(self) -> bool:
+        return self.method not in ("plain", "jac")
+
+
+def resolve(given: dict) -> Config:
+    """`given`: settings by the names of Config's fields; those missing or None take the data set's defaults.
+
+    UserError: an unknown name, or a value that cannot be right."""
+    given = {key: value for key, value in given.items() if value is not None}
+    dataset, method = given.get("dataset", "digits"), given.get("method", "atlas")
+    _choice("--dataset", dataset, DEFAULTS)
+    _choice("--method", method, METHODS)
+    row = DEFAULTS[dataset]
+    steps = given.get("steps", 0 if method in ("plain", "jac") else 1)
+    _check_steps(method, steps)
+    _check_used(method, given)
+    eps = _positive("--epsilon", given.get("eps", row.eps))
+    epochs = _whole("--epochs", given.get("epochs", row.epochs), 1)
+    # The table's step sizes belong to the table's eps; with another eps they keep their ratio to it.
+    val_step_size = row.step_size if eps == row.eps else row.step_size * eps / row.eps
+    alpha, beta = (_weight(name, method, steps, dataset, given) for name in ("alpha", "beta"))
+    device = str(given.get("device", "auto"))
+    return Config(
+        dataset=dataset, data_dir=str(given.get("data_dir", "data")), image_size=given.get("image_size"),
+        model=given.get("model", row.model), method=method, steps=steps, eps=eps,
+        step_size=_positive("--step-size", given.get("step_size", 1.25 * eps if steps <= 1 else val_step_size)),
+        alpha=alpha, beta=beta,
+        num_projections=_whole("--num-projections", given.get("num_projections", 1), 1),
+        label_smoothing=_fraction("--label-smoothing", given.get("label_smoothing", 0.0)),
+        epochs=epochs, batch_size=_whole("--batch-size", given.get("batch_size", row.batch_size), 1),
+        lr=_positive("--lr", given.get("lr", row.lr)),
+        momentum=_fraction("--momentum", given.get("momentum", row.momentum)),
+        weight_decay=_not_negative("--weight-decay", given.get("weight_decay", row.weight_decay)),
+        ramp_epochs=_ramp_epochs(method, epochs, given.get("ramp_epochs")),
+        plateau_epochs=_whole("--plateau-epochs", given.get("plateau_epochs", 2), 1),
+        validation_size=given.get("validation_size"), val_steps=row.val_steps, val_step_size=val_step_size,
+        augment=_choice("--augment", given.get("augment", row.augment), ("crop-flip", "none")),
+        bn_mode=_choice("--bn-mode", given.get("bn_mode", "train"), ("train", "eval")),
+        engine=given.get("engine", "auto"),
+        amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
+        seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
+        max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None)
+
+
+def read_config(run_dir: str | Path) -> tuple[Config, dict]:
+    """The settings in RUN_DIR/config.json, and the whole file (it also holds versions, the device's name, num_classes,
+    in_channels and image_pixels). UserError: no such run, or not one of ours."""
+    path = Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not the folder of a run: it holds no config.json")
+    try:
+        whole = json.loads(path.read_text())
+        return Config(**{field.name: whole[field.name] for field in fields(Config)}), whole
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the settings of an atlas_fast run ({type(error).__name__}: {error})") from error
+
+
+def differing(old: Config, new: Config) -> list[str]:
+    """Names of the settings that differ and change the result; where the data lie and the device do not count."""
+    old, new = asdict(old), asdict(new)
+    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device")]
+
+
+def _choice(option: str, value: str, allowed) -> str:
+    if value not in allowed:
+        raise UserError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _check_steps(method: str, steps: int) -> None:
+    if steps < 0:
+        raise UserError(f"--steps must be 0 or more, not {steps}")
+    if method in ("plain", "jac") and steps:
+        raise UserError(f"{method} has no adversary: --steps must be 0 or left away, not {steps}")
+    if method not in ("plain", "jac") and not steps:
+        raise UserError(f"{method} needs an adversary: --steps must be 1 (FGSM) or more (PGD); only jac takes 0")
+
+
+def _check_used(method: str, given: dict) -> None:
+    """An option that this method would ignore is a mistake."""
+    if "step_size" in given and method in ("plain", "jac"):
+        raise UserError(f"{method} has no adversary: leave --step-size away")
+    if "num_projections" in given and method not in HAS["alpha"]:
+        raise UserError(f"{method} has no Jacobian term: leave --num-projections away")
+
+
+def _weight(name: str, method: str, steps: int, dataset: str, given: dict) -> float | None:
+    """alpha or beta of this method: given, or the table's; None where the method has no such term."""
+    if method not in HAS[name]:
+        if name in given:
+            raise UserError(f"{method} has no {name}; methods with --{name}: {', '.join(HAS[name])}")
+        return None
+    value = given.get(name, DEFAULTS[dataset].weights[method][steps > 1].get(name))
+    if value is None:
+        raise UserError(f"the paper gives no {name} for {method} on {dataset}; give --alpha and --beta")
+    return _not_negative(f"--{name}", value)
+
+
+def _ramp_epochs(method: str, epochs: int, given: float | None) -> float:
+    """R = min(15, epochs/2); plain and jac have no eps that rises."""
+    if method in ("plain", "jac"):
+        if given:
+            raise UserError(f"{method} does not ramp; leave --ramp-epochs away")
+        return 0.0
+    return _not_negative("--ramp-epochs", min(15.0, epochs / 2) if given is None else given)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"--device {name} is not there: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
+    return name
+
+
+def _whole(option: str, value: int, low: int) -> int:
+    if value != int(value) or value < low:
+        raise UserError(f"{option} must be a whole number from {low} up, not {value}")
+    return int(value)
+
+
+def _positive(option: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{option} must be a number above 0, not {value}")
+    return float(value)
+
+
+def _not_negative(option: str, value: float) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{option} must be a number from 0 up, not {value}")
+    return float(value)
+
+
+def _fraction(option: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise UserError(f"{option} must be a number from 0 to below 1, not {value}")
+    return float(value)

@@ -1,0 +1,53 @@
+"""The ramp of eps, the learning rate that robust accuracy guides, and the end of training (paper, appendix B)."""
+
+from __future__ import annotations
+
+STOP_AFTER = 10  # epochs in a row without improvement that end the training
+FACTOR = 5.0  # what the learning rate is divided by
+
+
+class Schedule:
+    """Epochs count from 1. Call `update` with the validation's accuracy after each epoch.
+
+    The ramp rises per step from 0 and is 1 from the end of epoch `ramp_epochs` on. Epochs that end after the ramp
+    count: the best of them is the best checkpoint; each `plateau_epochs`-th one in a row without improvement divides
+    the learning rate by 5 (PyTorch's ReduceLROnPlateau(patience=2) would wait one longer); ten in a row end training.
+    """
+
+    def __init__(self, lr: float, epochs: int, ramp_epochs: float, plateau_epochs: int = 2):
+        self.lr = lr
+        self.epochs = epochs
+        self.ramp_epochs = ramp_epochs
+        self.plateau_epochs = plateau_epochs
+        self.epoch = 0
+        self.best = None
+        self.best_epoch = None
+        self.bad = 0
+
+    def ramp(self, epochs_done: float) -> float:
+        """eps/eps_final after `epochs_done` epochs, a fraction inside an epoch (paper, end of section 5)."""
+        return 1.0 if epochs_done >= self.ramp_epochs else epochs_done / self.ramp_epochs
+
+    def update(self, accuracy: float) -> bool:
+        """Count the epoch that has just ended; whether it is the best so far. The next epoch uses `self.lr`."""
+        self.epoch += 1
+        if self.epoch <= self.ramp_epochs:
+            return False
+        if self.best is None or accuracy > self.best:
+            self.best, self.best_epoch, self.bad = accuracy, self.epoch, 0
+            return True
+        self.bad += 1
+        if self.bad % self.plateau_epochs == 0:
+            self.lr /= FACTOR
+        return False
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.epochs or self.bad >= STOP_AFTER
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in ("lr", "epoch", "best", "best_epoch", "bad")}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in ("lr", "epoch", "best", "best_epoch", "bad"):
+            setattr(self, name, state[name])

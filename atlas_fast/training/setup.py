@@ -1,0 +1,108 @@
+"""Everything a run needs, built and checked before anything is written."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from .. import data, models, objectives
+from ..attacks import PGD
+from ..data import Batches, CropFlip, Dataset
+from ..engine import TrainingStep
+from ..errors import UserError
+from .config import Config
+from .schedule import Schedule
+
+
+@dataclass
+class Run:
+    """A run's parts: settings, data, network, training step, batches, schedule and the validation's attack."""
+
+    config: Config
+    data: Dataset
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: TrainingStep
+    batches: Batches
+    schedule: Schedule
+    attack: PGD
+    device: torch.device
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the network trains under bf16 autocast; validation then uses it too, the final test does not."""
+        return self.step.amp == torch.bfloat16
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set with its validation images split off. UserError: missing or wrong files."""
+    whole = data.load(config.dataset, config.data_dir, config.image_size)
+    split = data.split_validation(whole, config.validation_size, config.seed)
+    if config.max_batches is None:
+        return split
+    # A trial of a few batches: PGD on thousands of images would take hours where a batch takes a minute.
+    return data.limit_evaluation(split, config.max_batches * config.batch_size, config.seed)
+
+
+def prepare(config: Config, dataset: Dataset | None = None) -> Run:
+    """Build a run. UserError: anything that would make it fail. dataset: as `load_data` gives it, if at hand."""
+    device = torch.device(config.device)
+    dataset = dataset or load_data(config)
+    torch.manual_seed(config.seed)
+    model = models.create(config.model, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    channels_last = device.type == "cuda"
+    model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    _try_network(model, dataset, config.model, device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
+                                weight_decay=config.weight_decay)
+    step = TrainingStep(model, make_objective(config), optimizer, engine=config.engine, amp=config.amp,
+                        augment=CropFlip() if config.augment == "crop-flip" else None, seed=config.seed,
+                        bn_mode=config.bn_mode)
+    batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
+                      config.max_batches)
+    model.train()
+    schedule = Schedule(config.lr, config.epochs, config.ramp_epochs, config.plateau_epochs)
+    attack = PGD(config.eps, config.val_step_size, config.val_steps)
+    return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device)
+
+
+def make_objective(config: Config) -> objectives.Objective:
+    """The method's preset with this run's values."""
+    wanted = objectives.parameters(config.method)
+    return objectives.create(config.method, **{name: getattr(config, name) for name in wanted})
+
+
+def describe(run: Run) -> dict:
+    """What config.json holds: every setting, the data's and the network's sizes, versions and the device's name."""
+    from .. import __version__
+
+    versions = {"atlas_fast": __version__, "torch": torch.__version__, "python": platform.python_version(),
+                "cuda": torch.version.cuda}
+    if run.device.type == "cuda":
+        device_name = torch.cuda.get_device_name(run.device)
+    else:
+        processor = platform.processor() or platform.machine()
+        device_name = f"{processor} ({sys.platform}), {torch.get_num_threads()} threads"
+    sizes = {"num_classes": run.data.num_classes, "in_channels": run.data.in_channels,
+             "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
+             "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
+             "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters())}
+    return {**asdict(run.config), **sizes, "device_name": device_name, "versions": versions}
+
+
+def _try_network(model: nn.Module, dataset: Dataset, name: str, device: torch.device) -> None:
+    """One image through the network: images too small for it are better found now than after an epoch."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(data.to_float(dataset.train_images[:1]).to(device))
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{device} has too little free memory for {name}; use a smaller --model or another --device") \
+            from error
+    except RuntimeError as error:
+        shape = "x".join(map(str, dataset.train_images.shape[1:]))
+        raise UserError(f"{name} cannot take images of {shape}; choose another --model ({error})") from error

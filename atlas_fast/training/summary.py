@@ -1,0 +1,52 @@
+"""The end of a run: the test set, measured once with the best weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..attacks import PGD
+from ..errors import UserError
+from . import checkpoint, logs
+from .defaults import TEST_STEPS
+from .files import write_json
+from .loop import method_name
+from .setup import Run
+from .validation import measure
+
+
+def finish(run: Run, out: Path) -> dict:
+    """Clean and PGD-20 accuracy of best.safetensors on the test images (float32, eval mode); writes summary.json."""
+    checkpoint.load_weights(out / "best.safetensors", run.model)
+    config, lines = run.config, logs.read(out / "log.jsonl")
+    attack = PGD(config.eps, config.val_step_size, TEST_STEPS)
+    measured = measure(run.model, run.data.test_images, run.data.test_labels, attack, run.device)
+    summary = {
+        "dataset": config.dataset, "method": config.method, "steps": config.steps, "model": config.model,
+        "n": len(run.data.test_labels), "clean_accuracy": measured["clean_accuracy"],
+        "attacks": {f"pgd-{TEST_STEPS}": {"robust_accuracy": measured["robust_accuracy"],
+                                          "settings": attack.settings}},
+        "jacobian_norm": measured["jacobian_norm"],
+        "best_epoch": run.schedule.best_epoch or run.schedule.epoch, "epochs": run.schedule.epoch,
+        "training_seconds": sum(line["seconds"] for line in lines), "seed": config.seed}
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def read_summary(out: Path) -> dict:
+    try:
+        return json.loads((out / "summary.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{out / 'summary.json'} is not a summary; delete it and --resume measures again") from error
+
+
+def table(summaries: list[dict]) -> str:
+    """The summaries as a table, a line each."""
+    name = f"pgd-{TEST_STEPS}"
+    settings = summaries[0]["attacks"][name]["settings"]
+    rows = [f"test set, n = {summaries[0]['n']}; {name.upper()}: eps {settings['eps']:.4g}, step "
+            f"{settings['step_size']:.4g}", f"{'':<20}{'clean':>9}{name.upper():>9}{'epochs':>9}{'seconds':>9}"]
+    rows += [f"{method_name(s['method'], s['steps']):<20}{s['clean_accuracy']:>9.2%}"
+             f"{s['attacks'][name]['robust_accuracy']:>9.2%}{s['epochs']:>9}{s['training_seconds']:>9.1f}"
+             for s in summaries]
+    return "\n".join(rows)
