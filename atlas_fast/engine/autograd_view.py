@@ -8,6 +8,7 @@ import torch
 
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
+from ..ops._once import once
 from ..ops.jacobian_norm import project
 
 
@@ -116,9 +117,10 @@ class _Seeded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss, seeds, *outputs):
         ctx.seeds = seeds
+        ctx.save_for_backward(*outputs)
         return loss.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss):
-        return None, None, *((seed * grad_loss).to(seed.dtype) for seed in ctx.seeds)
+        origins = ctx.saved_tensors
+        return None, None, *(once("the objective", (seed * grad_loss).to(seed.dtype), *origins) for seed in ctx.seeds)

@@ -45,5 +45,5 @@ def check_images(x: torch.Tensor, *others: torch.Tensor, what: str) -> None:
         raise UserError(f"{what} needs a batch of images [N, ...], got shape {list(x.shape)}")
     for other in others:
         if other.shape != x.shape or other.dtype != x.dtype or other.device != x.device:
-            raise UserError(f"{what} needs tensors of one shape, dtype and device, got {list(x.shape)} {x.dtype} {x.device} "
-                            f"and {list(other.shape)} {other.dtype} {other.device}")
+            raise UserError(f"{what} needs tensors of one shape, dtype and device, got {list(x.shape)} {x.dtype} "
+                            f"{x.device} and {list(other.shape)} {other.dtype} {other.device}")

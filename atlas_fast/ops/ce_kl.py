@@ -58,10 +58,12 @@ _op = define("ce_kl", "(Tensor first, Tensor? second, Tensor target, float beta,
 
 def _check(first, second, target, label_smoothing):
     if first.dim() != 2 or first.dtype not in FLOATS:
-        raise UserError(f"ce_kl needs float32, float64 or bfloat16 logits [N, C], got {first.dtype} {list(first.shape)}")
-    if second is not None and (second.shape != first.shape or second.dtype != first.dtype or second.device != first.device):
-        raise UserError(f"ce_kl needs both logits of one shape, dtype and device, got {first.dtype} {list(first.shape)} "
-                        f"and {second.dtype} {list(second.shape)}")
+        raise UserError("ce_kl needs float32, float64 or bfloat16 logits [N, C], got "
+                        f"{first.dtype} {list(first.shape)}")
+    if second is not None:
+        kinds = [(z.dtype, list(z.shape), z.device) for z in (first, second)]
+        if kinds[0] != kinds[1]:
+            raise UserError(f"ce_kl needs both logits of one dtype, shape and device, got {kinds[0]} and {kinds[1]}")
     if target.shape != first.shape[:1] or target.dtype != torch.int64 or target.device != first.device:
         raise UserError(f"ce_kl needs int64 targets [{first.shape[0]}] on {first.device}, got {target.dtype} "
                         f"{list(target.shape)} on {target.device}")

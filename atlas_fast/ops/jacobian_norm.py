@@ -25,7 +25,8 @@ def project(logits: torch.Tensor, x: torch.Tensor, directions: torch.Tensor) -> 
 
 def _check(logits: torch.Tensor, x: torch.Tensor, num_projections: int) -> None:
     if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
-        raise UserError(f"jacobian_norm needs logits [N, C] of the images [N, ...], got {list(logits.shape)} and {list(x.shape)}")
+        raise UserError("jacobian_norm needs logits [N, C] of the images [N, ...], got "
+                        f"{list(logits.shape)} and {list(x.shape)}")
     if not x.requires_grad or not logits.requires_grad:
         raise UserError("jacobian_norm needs x.requires_grad_() before the logits are computed from it")
     if num_projections < 1:

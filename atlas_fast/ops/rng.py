@@ -22,7 +22,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 
 def make_rng(seed: int, step: int = 0, device: torch.device | str = "cpu") -> torch.Tensor:
-    """The state of a stream: int64 tensor [2] = (seed, step). seed: any 64-bit integer; step >= 0 (32 bits are used)."""
+    """The state of a stream: int64 tensor [2] = (seed, step). seed: any 64-bit integer; step >= 0 (32 bits count)."""
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"seed must fit in 64 bits, got {seed}")
     signed = seed - 2**64 if seed >= 2**63 else seed
@@ -39,8 +39,8 @@ def stream(purpose: int, draw: int = 0) -> int:
 def resolve_rng(rng: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     """`rng` checked, or a fresh stream whose seed comes from torch's default CPU generator."""
     if rng is None:
-        return torch.stack([torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64), torch.zeros((), dtype=torch.int64)]
-                           ).to(device)
+        seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+        return torch.stack([seed, torch.zeros_like(seed)]).to(device)
     if rng.dtype != torch.int64 or rng.shape != (2,) or rng.device != device:
         raise UserError(f"rng must be an int64 tensor [2] (seed, step) on {device}, got {rng.dtype} {list(rng.shape)} "
                         f"on {rng.device}; atlas_fast.ops.make_rng makes one")
@@ -76,7 +76,7 @@ def uniform_reference(rng: torch.Tensor, samples: int, n: int, purpose: int, sam
     return (words_reference(rng, samples, n, purpose, sample_offset) >> 8).float() * 2.0**-24
 
 
-def random_bits_reference(rng: torch.Tensor, samples: int, n: int, purpose: int = 0, sample_offset: int = 0) -> torch.Tensor:
+def random_bits_reference(rng, samples, n, purpose=0, sample_offset=0):
     """The definition of `random_bits`."""
     return words_reference(rng, samples, n, purpose, sample_offset)
 

@@ -18,8 +18,10 @@ def squared_norm_reference(g, scale, weight, weight_tensor, with_gradient):
     """The definition. Without a gradient the second output is empty."""
     dtype = compute_dtype(g.dtype)
     wide = g.to(dtype)
-    gradient = (wide * (2 * scale * scaled(weight, weight_tensor, dtype))).to(g.dtype) if with_gradient else g.new_empty(0)
-    return wide.square().sum() * scale, gradient
+    value = wide.square().sum() * scale
+    if not with_gradient:
+        return value, g.new_empty(0)
+    return value, (wide * (2 * scale * scaled(weight, weight_tensor, dtype))).to(g.dtype)
 
 
 def _fake(g, scale, weight, weight_tensor, with_gradient):

@@ -39,7 +39,8 @@ def _fake(rng, samples, classes, draws, purpose, sample_offset):
     return rng.new_empty((draws, samples, classes), dtype=torch.float32)
 
 
-_op = define("unit_vectors", "(Tensor rng, int samples, int classes, int draws, int purpose, int sample_offset) -> Tensor",
+_op = define("unit_vectors",
+             "(Tensor rng, int samples, int classes, int draws, int purpose, int sample_offset) -> Tensor",
              unit_vectors_reference, _fake)
 
 
@@ -51,6 +52,7 @@ def unit_vectors(rng: torch.Tensor | None, samples: int, classes: int, draws: in
     own direction. Raises UserError for samples < 0, classes < 1 or draws < 1.
     """
     if samples < 0 or classes < 1 or draws < 1:
-        raise UserError(f"unit_vectors needs samples >= 0, classes >= 1 and draws >= 1, got {samples}, {classes}, {draws}")
+        raise UserError("unit_vectors needs samples >= 0, classes >= 1 and draws >= 1, "
+                        f"got {samples}, {classes}, {draws}")
     device = torch.device(device if device is not None else "cpu") if rng is None else rng.device
     return _op(_rng.resolve_rng(rng, device), samples, classes, draws, purpose, sample_offset)

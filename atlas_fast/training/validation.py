@@ -17,7 +17,8 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
             bf16: bool = False) -> dict[str, float]:
     """{"clean_accuracy", "robust_accuracy", "jacobian_norm"} in eval mode; the model's mode is restored.
 
-    A sample is robust if it is right at x and at x', as in `evaluate`. images: uint8 or float32 [N,C,H,W], moved to `device` in batches of 500; labels: int64 [N].
+    images: uint8 or float32 [N,C,H,W], moved to `device` in batches of 500; labels: int64 [N].
+    robust_accuracy: right at x and at x', as in `evaluate`.
     jacobian_norm: the mean over images of C*||v^T J||^2 at x', v uniform on the unit sphere (equation 12's estimate).
     bf16: run the network under autocast (x and x' stay float32).
     """

@@ -44,7 +44,9 @@ AF_INLINE Pair cos_sin_turn(uint32_t k) {
   const float c = ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - 0.5f * z + 1.0f;
   const bool swap = quarter & 1;
   const float cosine = swap ? s : c, sine = swap ? c : s;
-  return {((quarter + 1) & 2) ? -cosine : cosine, (quarter & 2) ? -sine : sine};
+  // At an exact quarter turn float64 gives 6.1e-17 instead of 0, and a direction of one class needs a length.
+  const float nonzero = cosine == 0.0f ? 6.1232340e-17f : cosine;
+  return {((quarter + 1) & 2) ? -nonzero : nonzero, (quarter & 2) ? -sine : sine};
 }
 
 AF_INLINE Pair normal_pair(uint32_t word1, uint32_t word2) {
