@@ -1,11 +1,11 @@
 """The paper's 4-layer CNN for MNIST: two convolutions and two fully connected layers.
 
-The paper does not give the widths. Chosen: the MNIST network of Wong et al. 2020 ("Fast is better than free"),
-conv 4x4 stride 2 padding 1 with 16 channels - ReLU - conv 4x4 stride 2 padding 1 with 32 - ReLU - fc 100 - ReLU - fc.
-It has 166,406 weights at 28x28 and is the largest of those tried whose one-step ATLAS epoch on MNIST stays under
-half a minute on two CPU cores: 57 ms a step of 128 images in plain PyTorch, against 94 ms with 32 and 64 channels
-and fc 128, and 449 ms for the network of Madry et al. 2018 (5x5 convolutions with 32 and 64 channels, max pooling,
-fc 1024). `channels` and `hidden` make it wider.
+The paper does not give the widths. Chosen: the MNIST network of Wong et al. 2020 ("Fast is better than free") at
+twice its widths, conv 4x4 stride 2 padding 1 with 32 channels - ReLU - conv 4x4 stride 2 padding 1 with 64 - ReLU -
+fc 128 - ReLU - fc: 436,202 weights at 28x28. At their widths (16, 32, fc 100) one-step ATLAS stayed at 98.4% clean and
+88% robust accuracy on the validation images. Milliseconds of a one-step ATLAS step of 128 images in plain PyTorch on
+two busy CPU cores: 57 at their widths, 94 here, 449 for the network of Madry et al. 2018 (5x5 convolutions with 32 and
+64 channels, max pooling, fc 1024). `channels` and `hidden` change the widths.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SmallCNN(nn.Module):
         return self.fc2(self.relu3(self.fc1(self.flatten(x))))
 
 
-def small_cnn(num_classes: int = 10, in_channels: int = 1, image_size: int = 28, channels: tuple[int, int] = (16, 32),
-              hidden: int = 100, normalize=None) -> SmallCNN:
+def small_cnn(num_classes: int = 10, in_channels: int = 1, image_size: int = 28, channels: tuple[int, int] = (32, 64),
+              hidden: int = 128, normalize=None) -> SmallCNN:
     """Images [N,in_channels,image_size,image_size] in [0,1] -> logits [N,num_classes].
 
     image_size: height and width, 4 or more (8 for digits, 28 for MNIST, 32 for CIFAR); UserError below 4.

@@ -61,9 +61,9 @@ def _check(first, second, target, label_smoothing):
         raise UserError("ce_kl needs float32, float64 or bfloat16 logits [N, C], got "
                         f"{first.dtype} {list(first.shape)}")
     if second is not None:
-        kinds = [(z.dtype, list(z.shape), z.device) for z in (first, second)]
+        kinds = [(list(z.shape), z.dtype, str(z.device)) for z in (first, second)]
         if kinds[0] != kinds[1]:
-            raise UserError(f"ce_kl needs both logits of one dtype, shape and device, got {kinds[0]} and {kinds[1]}")
+            raise UserError(f"ce_kl needs both logits of one shape, dtype and device, got {kinds[0]} and {kinds[1]}")
     if target.shape != first.shape[:1] or target.dtype != torch.int64 or target.device != first.device:
         raise UserError(f"ce_kl needs int64 targets [{first.shape[0]}] on {first.device}, got {target.dtype} "
                         f"{list(target.shape)} on {target.device}")
