@@ -130,20 +130,14 @@ template <class T>
 int ce_kl(const T* first, const T* second, const int64_t* target, T* d_first, T* d_second, compute_t<T>* rows,
           compute_t<T>* terms, int64_t samples, int64_t classes, Scalar beta, bool reverse, double label_smoothing,
           void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
   const Problem<T> problem{first,   second,  target, d_first, d_second, rows,
                            terms,   samples, classes, beta,   reverse,  static_cast<compute_t<T>>(label_smoothing)};
   // A training batch (up to 128 samples of up to 128 classes) is one launch of one block; larger ones take two.
-  if (samples <= 128 && classes <= 128) {
-    warp_rows<<<1, 1024, 0, on>>>(problem);
-    return static_cast<int>(cudaGetLastError());
-  }
-  if (classes <= 1024)
-    warp_rows<<<grid_for(samples, kThreads / 32) + 1, kThreads, 0, on>>>(problem);  // at least two blocks
-  else
-    block_rows<<<grid_for(samples, 1) + (samples == 0), kThreads, 0, on>>>(problem);
-  means_kernel<<<1, kThreads, 0, on>>>(problem);
-  return static_cast<int>(cudaGetLastError());
+  if (samples <= 128 && classes <= 128) return launch(warp_rows<T>, 1, 1024, stream, problem);
+  const int error = classes <= 1024
+                        ? launch(warp_rows<T>, grid_for(samples, kThreads / 32) + 1, kThreads, stream, problem)
+                        : launch(block_rows<T>, grid_for(samples, 1) + (samples == 0), kThreads, stream, problem);
+  return error ? error : launch(means_kernel<T>, 1, kThreads, stream, problem);
 }
 template int ce_kl(const float*, const float*, const int64_t*, float*, float*, float*, float*, int64_t, int64_t, Scalar,
                    bool, double, void*);

@@ -15,6 +15,15 @@ inline unsigned grid_for(int64_t items, int64_t per_block = kThreads, int64_t mo
   return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 
+#if defined(__CUDACC__)
+// Starts a kernel; returns a cudaError_t as int. (tests/cpp/cuda_on_cpu has another one, which runs it on the CPU.)
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void* stream, Arguments... arguments) {
+  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  return static_cast<int>(cudaGetLastError());
+}
+#endif
+
 template <class C>
 __device__ __forceinline__ C value_of(Scalar s) {
   const C factor = static_cast<C>(s.factor);

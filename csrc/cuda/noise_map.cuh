@@ -43,12 +43,9 @@ template <class Body>
 int for_noise(Layout layout, Noise noise, Body body, void* stream) {
   const int64_t total = layout.samples * layout.channels * layout.spatial;
   if (total == 0) return 0;
-  const auto on = static_cast<cudaStream_t>(stream);
   if (layout.spatial % 4 == 0)
-    noise_groups<<<grid_for(layout.samples * layout.spatial / 4), kThreads, 0, on>>>(layout, noise, body);
-  else
-    noise_elements<<<grid_for(total), kThreads, 0, on>>>(layout, noise, body);
-  return static_cast<int>(cudaGetLastError());
+    return launch(noise_groups<Body>, grid_for(layout.samples * layout.spatial / 4), kThreads, stream, layout, noise, body);
+  return launch(noise_elements<Body>, grid_for(total), kThreads, stream, layout, noise, body);
 }
 
 }  // namespace atlas_fast::cuda

@@ -20,8 +20,7 @@ __global__ void kernel(const T* __restrict__ x, const T* __restrict__ x_adv, con
 template <class T>
 int pgd_step(const T* x, const T* x_adv, const T* grad, T* out, int64_t n, Scalar eps, Scalar step, void* stream) {
   if (n == 0) return 0;
-  kernel<<<grid_for(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(x, x_adv, grad, out, n, eps, step);
-  return static_cast<int>(cudaGetLastError());
+  return launch(kernel<T>, grid_for(n), kThreads, stream, x, x_adv, grad, out, n, eps, step);
 }
 template int pgd_step(const float*, const float*, const float*, float*, int64_t, Scalar, Scalar, void*);
 template int pgd_step(const double*, const double*, const double*, double*, int64_t, Scalar, Scalar, void*);

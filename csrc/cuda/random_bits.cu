@@ -21,8 +21,7 @@ __global__ void kernel(int64_t* __restrict__ out, int64_t samples, int64_t n, No
 
 int random_bits(int64_t* out, int64_t samples, int64_t n, Noise noise, void* stream) {
   if (samples * n == 0) return 0;
-  kernel<<<grid_for(samples * ((n + 3) / 4)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(out, samples, n, noise);
-  return static_cast<int>(cudaGetLastError());
+  return launch(kernel, grid_for(samples * ((n + 3) / 4)), kThreads, stream, out, samples, n, noise);
 }
 
 }  // namespace atlas_fast::cuda

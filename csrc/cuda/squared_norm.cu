@@ -36,11 +36,11 @@ int64_t squared_norm_blocks(int64_t n) { return n ? grid_for(n, kThreads * kPerT
 template <class T>
 int squared_norm(const T* g, T* gradient, compute_t<T>* partial, compute_t<T>* value, int64_t n, double scale,
                  Scalar weight, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
+  using C = compute_t<T>;
   const int64_t blocks = squared_norm_blocks(n);
-  partial_sums<<<static_cast<unsigned>(blocks), kThreads, 0, on>>>(g, gradient, partial, n, scale, weight);
-  total<<<1, kThreads, 0, on>>>(partial, value, blocks, scale);
-  return static_cast<int>(cudaGetLastError());
+  const int error = launch(partial_sums<T, C>, static_cast<unsigned>(blocks), kThreads, stream, g, gradient, partial, n,
+                           scale, weight);
+  return error ? error : launch(total<C>, 1, kThreads, stream, partial, value, blocks, scale);
 }
 template int squared_norm(const float*, float*, float*, float*, int64_t, double, Scalar, void*);
 template int squared_norm(const double*, double*, double*, double*, int64_t, double, Scalar, void*);

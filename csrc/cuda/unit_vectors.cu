@@ -36,9 +36,7 @@ __global__ void kernel(float* __restrict__ out, int64_t rows, int64_t samples, i
 int unit_vectors(float* out, int64_t draws, int64_t samples, int64_t classes, Noise noise, void* stream) {
   const int64_t rows = draws * samples;
   if (rows == 0) return 0;
-  kernel<<<grid_for(rows, kThreads / 32), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(out, rows, samples, classes,
-                                                                                           noise);
-  return static_cast<int>(cudaGetLastError());
+  return launch(kernel, grid_for(rows, kThreads / 32), kThreads, stream, out, rows, samples, classes, noise);
 }
 
 }  // namespace atlas_fast::cuda
