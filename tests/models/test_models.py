@@ -42,7 +42,7 @@ def test_he_initialisation_keeps_the_scale():
 
 def test_small_cnn_is_the_documented_one():
     model = models.small_cnn()
-    assert sum(p.numel() for p in model.parameters()) == 166_406
+    assert sum(p.numel() for p in model.parameters()) == 436_202
     kinds = [type(m).__name__ for m in model.children()]
     assert kinds.count("Conv2d") == 2 and kinds.count("Linear") == 2
 
