@@ -61,7 +61,7 @@ def parser() -> ArgumentParser:
     how.add_argument("--baseline", action="store_true", help="also train the same network plainly, into OUT/plain, and "
                                                              "print both results")
     where = p.add_argument_group("execution")
-    where.add_argument("--engine", metavar="E", help="auto or autograd (default: auto, the fastest valid one)")
+    where.add_argument("--engine", metavar="E", help="auto, sweeps or autograd (default: auto, the fastest valid one)")
     where.add_argument("--amp", metavar="A", help="auto, bf16 or off (default: auto, bf16 on a GPU that has it)")
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")

@@ -1,8 +1,9 @@
-"""Milliseconds per training step of one-step ATLAS: atlas_fast's TrainingStep against plain PyTorch, interleaved.
+"""Milliseconds per training step of one-step ATLAS: TrainingStep's engines against plain PyTorch, interleaved.
 
     python -m bench.step [--model wrn-28-8] [--batch-size 64] [--device auto] [--rounds 9] [--threads N]
 
-Variants: plain PyTorch in float32 and (CUDA) under bf16 autocast with channels-last, TrainingStep likewise.
+Variants: plain PyTorch in float32 and (CUDA) under bf16 autocast with channels-last, TrainingStep likewise by
+autograd and by sweeps.
 """
 
 import argparse
@@ -24,20 +25,22 @@ def variants(model_name: str, batch: int, device: str) -> dict:
     model = af.models.create(model_name, 10, channels, size).to(device).train()
     x, y = torch.rand(batch, channels, size, size, device=device), torch.randint(10, (batch,), device=device)
 
-    def make(ours: bool, amp: bool):
+    def make(engine: str | None, amp: bool):
         own, images = copy.deepcopy(model), x
         if amp:
             own, images = own.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(own.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-4)
-        if not ours:
+        if engine is None:
             dtype = torch.bfloat16 if amp else None
             return lambda: atlas_step(own, optimizer, images, y, **SETTINGS, amp=dtype)
-        step = af.TrainingStep(own, af.objectives.atlas(**SETTINGS), optimizer, amp="bf16" if amp else "off")
+        step = af.TrainingStep(own, af.objectives.atlas(**SETTINGS), optimizer, engine, amp="bf16" if amp else "off")
         return lambda: step(images, y)
 
-    made = {"PyTorch float32": make(False, False), "atlas_fast float32": make(True, False)}
+    made = {"PyTorch float32": make(None, False), "autograd float32": make("autograd", False),
+            "sweeps float32": make("sweeps", False)}
     if device == "cuda":
-        made |= {"PyTorch bf16 channels-last": make(False, True), "atlas_fast bf16 channels-last": make(True, True)}
+        made |= {f"{engine or 'PyTorch'} bf16 channels-last": make(engine, True)
+                 for engine in (None, "autograd", "sweeps")}
     return made
 
 

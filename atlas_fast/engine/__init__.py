@@ -1,6 +1,7 @@
 """How a step is executed: one step program, views of a network, the training step."""
 
 from .autograd_view import AutogradView
-from .training_step import TrainingStep
+from .sweep_view import SweepView
+from .training_step import ENGINES, TrainingStep
 
-__all__ = ["AutogradView", "TrainingStep"]
+__all__ = ["ENGINES", "AutogradView", "SweepView", "TrainingStep"]

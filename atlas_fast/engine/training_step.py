@@ -12,8 +12,9 @@ from ..objectives import Objective
 from ..ops import make_rng
 from . import program
 from .autograd_view import AutogradView
+from .sweep_view import SweepView, unsupported
 
-ENGINES = ("auto", "autograd")
+ENGINES = ("auto", "sweeps", "autograd")
 AMP = ("auto", "bf16", "off")
 
 
@@ -21,7 +22,9 @@ class TrainingStep:
     """step = TrainingStep(model, objective, optimizer); terms = step(x, y).
 
     model: images [N, C, H, W] in [0, 1] -> logits [N, classes], on its device already; it is run in the mode it is in.
-    optimizer: of the model's parameters. engine: "auto" or "autograd". amp: "bf16" (autocast), "off" (float32), or
+    optimizer: of the model's parameters. engine: "sweeps" (explicit passes over the traced model, the faster one),
+    "autograd" (any model), or "auto": sweeps where the model and the objective allow; `step.engine` says which runs,
+    `step.engine_reason` why it is not the sweeps (None where it is). amp: "bf16" (as autocast), "off" (float32), or
     "auto": bf16 on a CUDA device that has it. augment: (x, rng) -> x on float images, or None. seed: of all random
     numbers. bn_mode: BatchNorm while crafting, "train" (batch statistics) or "eval" (running ones); crafting never
     updates the running statistics. Images become channels-last where the model's convolutions are.
@@ -31,16 +34,17 @@ class TrainingStep:
     def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
                  bn_mode: str = "train"):
-        if engine not in ENGINES:
-            raise UserError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        check_engine(engine)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
         parameters = list(model.parameters())
         _check_optimizer(parameters, optimizer)
         self.model, self.objective, self.optimizer, self.augment = model, objective, optimizer, augment
         self.device = parameters[0].device
-        self.amp = _amp_dtype(amp, self.device, objective)
-        self.view = AutogradView(model, bn_mode=bn_mode, amp=self.amp)
+        self.engine_reason = _why_autograd(engine, model, objective)
+        self.engine = "sweeps" if self.engine_reason is None else "autograd"
+        self.amp = _amp_dtype(amp, self.device, objective, self.engine)
+        self.view = (SweepView if self.engine == "sweeps" else AutogradView)(model, bn_mode=bn_mode, amp=self.amp)
         self.rng = make_rng(seed, 0, self.device)
         self._memory_format = _memory_format(parameters)
         # float32 suffices, since images are float32; float64 models are for tests.
@@ -105,15 +109,34 @@ def _check_optimizer(parameters, optimizer) -> None:
         raise UserError("the optimizer holds none of the model's trainable parameters; make it from model.parameters()")
 
 
-def _amp_dtype(amp: str, device: torch.device, objective: Objective) -> torch.dtype | None:
+def check_engine(engine: str) -> str:
+    if engine not in ENGINES:
+        raise UserError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    return engine
+
+
+def _why_autograd(engine: str, model: torch.nn.Module, objective: Objective) -> str | None:
+    """Why the step runs by autograd; None: by the sweeps."""
+    if engine == "autograd":
+        return "engine='autograd' was asked for"
+    if objective.penalised_point is not None and objective.local is not None:
+        reason = "the objective's own `local` penalty is differentiated by autograd"
+    else:
+        reason = unsupported(model)
+    if reason is not None and engine == "sweeps":
+        raise UserError(f"engine='sweeps' cannot run this: {reason}; use engine='auto' or 'autograd'")
+    return reason
+
+
+def _amp_dtype(amp: str, device: torch.device, objective: Objective, engine: str) -> torch.dtype | None:
     if amp not in AMP:
         raise UserError(f"amp must be one of {', '.join(AMP)}, got {amp!r}")
     if amp == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
-    if amp == "bf16" and device.type == "cpu" and objective.penalised_point is not None:
-        raise UserError(f"amp='bf16' on a CPU is refused for {objective.name}, since PyTorch's double backward can "
-                        "give wrong weight gradients there; use amp='off'")
+    if amp == "bf16" and device.type == "cpu" and engine == "autograd" and objective.penalised_point is not None:
+        raise UserError(f"amp='bf16' on a CPU is refused for {objective.name} with engine 'autograd', since PyTorch's "
+                        "double backward can give wrong weight gradients there; use amp='off'")
     return torch.bfloat16 if amp == "bf16" else None
 
 

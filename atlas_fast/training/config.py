@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..engine import ENGINES
 from ..errors import UserError
 from .defaults import DEFAULTS, METHODS
 
@@ -94,7 +95,7 @@ def resolve(given: dict) -> Config:
         validation_size=given.get("validation_size"), val_steps=row.val_steps, val_step_size=val_step_size,
         augment=_choice("--augment", given.get("augment", row.augment), ("crop-flip", "none")),
         bn_mode=_choice("--bn-mode", given.get("bn_mode", "train"), ("train", "eval")),
-        engine=given.get("engine", "auto"),
+        engine=_choice("--engine", given.get("engine", "auto"), ENGINES),
         amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None)

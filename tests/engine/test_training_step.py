@@ -171,7 +171,7 @@ def test_bfloat16_on_a_cpu():
 
 
 @pytest.mark.parametrize(("keywords", "message"), [
-    ({"engine": "warp"}, "engine must be one of auto, autograd"),
+    ({"engine": "warp"}, "engine must be one of auto, sweeps, autograd"),
     ({"amp": "fp16"}, "amp must be one of auto, bf16, off"),
     ({"bn_mode": "frozen"}, "bn_mode must be one of train, eval"),
 ])

@@ -1,0 +1,39 @@
+"""y = x W^T + b over the last dimension."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Linear:
+    KEEPS_OUTPUT, VIEW, OWNS_ADJOINT = False, False, True
+    overwrite = None
+
+    def __init__(self, module: torch.nn.Linear, amp: torch.dtype | None):
+        self.module, self.amp = module, amp
+
+    @property
+    def parameters(self):
+        return [p for p in (self.module.weight, self.module.bias) if p is not None]
+
+    def forward(self, x):
+        weight, bias = self.module.weight, self.module.bias
+        saved = (x, weight) if self.amp is None else (x.to(self.amp), weight.to(self.amp))
+        bias = bias if bias is None or self.amp is None else bias.to(self.amp)
+        return torch.nn.functional.linear(*saved, bias), (*saved, x.dtype)
+
+    def backward(self, saved, g, wanted, grads):
+        x, weight, dtype = saved
+        self._weight_gradient(x, g, grads)
+        if grads.takes(self.module.bias):
+            grads.add(self.module.bias, g.sum(tuple(range(g.dim() - 1))))
+        return ((g @ weight).to(dtype) if wanted[0] else None,), g
+
+    def tangent(self, saved, recorded, t, grads):
+        t = t[0].to(saved[0].dtype)
+        self._weight_gradient(t, recorded, grads)
+        return torch.nn.functional.linear(t, saved[1]), None
+
+    def _weight_gradient(self, x, g, grads):
+        if grads.takes(self.module.weight):
+            grads.add(self.module.weight, g.flatten(0, -2).t() @ x.flatten(0, -2))
