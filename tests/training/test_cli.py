@@ -130,12 +130,14 @@ def test_the_command_line_itself(small_npz, tmp_path):
                "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)
-    log, deadline = tmp_path / "run" / "log.jsonl", time.time() + 300
+                               text=True, start_new_session=True,
+                               # A job in the background may have been started with SIGINT ignored, and passes that on.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    log, deadline = tmp_path / "run" / "log.jsonl", time.time() + 120
     while not (log.exists() and log.read_text().count("\n") >= 2) and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume --out run goes on from the end of epoch" in errors and "Traceback" not in errors
     assert "img/s" not in errors  # the bar is for terminals
