@@ -77,7 +77,7 @@ def make_objective(config: Config) -> objectives.Objective:
 
 
 def describe(run: Run) -> dict:
-    """What config.json holds: every setting, the data's and the network's sizes, versions and the device's name."""
+    """What config.json holds: every setting, the data's and the network's sizes, the engine in use, versions, device."""
     from .. import __version__
 
     versions = {"atlas_fast": __version__, "torch": torch.__version__, "python": platform.python_version(),
@@ -91,7 +91,8 @@ def describe(run: Run) -> dict:
              "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
              "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
              "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters())}
-    return {**asdict(run.config), **sizes, "device_name": device_name, "versions": versions}
+    engine = {"engine_used": run.step.engine, "engine_reason": run.step.engine_reason}
+    return {**asdict(run.config), **sizes, **engine, "device_name": device_name, "versions": versions}
 
 
 def _try_network(model: nn.Module, dataset: Dataset, name: str, device: torch.device) -> None:
