@@ -77,7 +77,7 @@ def make_objective(config: Config) -> objectives.Objective:
 
 
 def describe(run: Run) -> dict:
-    """What config.json holds: every setting, the data's and the network's sizes, the engine in use, versions, device."""
+    """What config.json holds: all settings, the data's and the network's sizes, the engine in use, versions, device."""
     from .. import __version__
 
     versions = {"atlas_fast": __version__, "torch": torch.__version__, "python": platform.python_version(),
