@@ -8,8 +8,8 @@ import torch
 
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
-from ..ops._once import once
 from ..ops.jacobian_norm import project
+from .known_gradient import KnownGradient
 
 
 class AutogradView:
@@ -99,7 +99,7 @@ class Tape:
     def differentiable(self, loss: torch.Tensor, dlogits: dict[str, torch.Tensor]) -> torch.Tensor:
         """`loss` with a graph: its backward starts from the seeds that `backward(dlogits, weights=True)` would use."""
         outputs, seeds = self._outputs_and_seeds(dlogits)
-        return _Seeded.apply(loss, seeds, *outputs)
+        return KnownGradient.apply(loss, seeds, *outputs)
 
     def _outputs_and_seeds(self, dlogits):
         pairs = [(self._outputs[point], d) for point, d in dlogits.items()] + self._seeds
@@ -109,18 +109,3 @@ class Tape:
         for point in points:
             if not self._outputs[point].requires_grad:
                 raise UserError("the model's output does not depend on its input differentiably")
-
-
-class _Seeded(torch.autograd.Function):
-    """A known loss value whose gradients with respect to `outputs` are known too."""
-
-    @staticmethod
-    def forward(ctx, loss, seeds, *outputs):
-        ctx.seeds = seeds
-        ctx.save_for_backward(*outputs)
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, grad_loss):
-        origins = ctx.saved_tensors
-        return None, None, *(once("the objective", (seed * grad_loss).to(seed.dtype), *origins) for seed in ctx.seeds)

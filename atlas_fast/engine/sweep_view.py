@@ -8,8 +8,8 @@ import torch
 
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
-from ..ops._once import once
 from .graph import build
+from .known_gradient import KnownGradient
 from .rules import Unmatched
 from .sweeps import Gradients, Sweeps
 
@@ -101,24 +101,9 @@ class Tape:
         """`loss` with a graph: its backward runs the pass that `backward(dlogits, weights=True)` would run."""
         with torch.no_grad():
             gradients = self._weight_gradients(dlogits)
-        return _Known.apply(loss, list(gradients.values()), *gradients)
+        return KnownGradient.apply(loss, list(gradients.values()), *gradients)
 
     def _weight_gradients(self, dlogits):
         for point, sweeps in self._sweeps.items():
             sweeps.to_weights(dlogits.get(point), self._grads)
         return self._grads.pop()
-
-
-class _Known(torch.autograd.Function):
-    """A known loss value whose gradients with respect to the parameters are known too."""
-
-    @staticmethod
-    def forward(ctx, loss, gradients, *parameters):
-        ctx.gradients = gradients
-        ctx.save_for_backward(*parameters)
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, grad_loss):
-        origins = ctx.saved_tensors
-        return None, None, *(once("the objective", g * grad_loss.to(g.dtype), *origins) for g in ctx.gradients)
