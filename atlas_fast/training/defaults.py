@@ -56,7 +56,8 @@ _OWN = Row(**{**vars(_CIFAR10), "augment": "none"})
 _MNIST = Row(model="small_cnn", eps=0.3, lr=0.01, momentum=0.9, weight_decay=0.0, batch_size=128, epochs=30,
              step_size=0.01, val_steps=20, augment="none",
              weights=weights(jac=0.5, trades=(1.0, 1.0), atlas=((1e-5, 0.3), (5e-6, 0.2))))
-# Not in the paper: chosen by experiment on the validation images.
+# Not in the paper. Seven settings were tried on two seeds, and their test accuracies (83 to 89% under PGD-20) were seen
+# beside the validation's; all but the number of epochs stayed as first guessed.
 _DIGITS = Row(model="small_cnn", eps=0.1, lr=0.05, momentum=0.9, weight_decay=2e-4, batch_size=32, epochs=30,
               step_size=0.01, val_steps=20, augment="none",
               weights=weights(jac=0.01, trades=(2.0, 2.0), atlas=((1e-3, 1.0), (1e-3, 1.0)), tradesjac=(1e-3, 2.0)))
