@@ -2,10 +2,11 @@
 
 The paper does not give the widths. Chosen: the MNIST network of Wong et al. 2020 ("Fast is better than free") at
 twice its widths, conv 4x4 stride 2 padding 1 with 32 channels - ReLU - conv 4x4 stride 2 padding 1 with 64 - ReLU -
-fc 128 - ReLU - fc: 436,202 weights at 28x28. At their widths (16, 32, fc 100) one-step ATLAS was at 98.4% clean and 88%
-robust accuracy on the validation images after 21 of 30 epochs, where that run was broken off. Milliseconds of a one-step ATLAS step of 128 images in plain PyTorch on
-two busy CPU cores: 57 at their widths, 94 to 139 here, 449 for the network of Madry et al. 2018 (5x5 convolutions with 32 and
-64 channels, max pooling, fc 1024). `channels` and `hidden` change the widths.
+fc 128 - ReLU - fc: 436,202 weights at 28x28. At their widths (16, 32, fc 100) one-step ATLAS was at 98.4% clean and
+88% robust accuracy on the validation images after 21 of 30 epochs, where that run was broken off. Milliseconds of a
+one-step ATLAS step of 128 images in plain PyTorch on two busy CPU cores: 57 at their widths, 94 to 139 here, 449 for
+the network of Madry et al. 2018 (5x5 convolutions with 32 and 64 channels, max pooling, fc 1024). `channels` and
+`hidden` change the widths.
 """
 
 from __future__ import annotations
