@@ -16,10 +16,15 @@ from .. import _extension  # noqa: F401  loads the compiled kernels, which must 
 NAMESPACE = "atlas_fast"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")  # must stay alive: its registrations go with it
 _names: list[str] = []
+LAUNCHES: dict[str, int] = {}
+"""Kernels that one call runs on a GPU, at most: {operation: number}."""
+_by_triton: set[str] = set()  # operations whose CUDA kernel is Triton's
 
 
 def has_kernel(name: str, device: str) -> bool:
     """Whether the compiled extension registered `name` for `device` ("CPU" or "CUDA")."""
+    if device == "CUDA" and name in _by_triton:
+        return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device)
 
 
@@ -33,19 +38,24 @@ def triton_module(name: str):
     return importlib.import_module(f"{__package__}.triton.{name}")
 
 
-def define(name: str, schema: str, reference: Callable, fake: Callable) -> Callable:
+def define(name: str, schema: str, reference: Callable, fake: Callable, launches: int = 1,
+           triton: bool = True) -> Callable:
     """Register an operation and return its bound overload.
 
-    schema: "(Tensor x, ...) -> Tensor"; reference: the definition in plain PyTorch with the schema's arguments;
-    fake: output shapes, dtypes and strides. The Triton launcher is `ops/triton/<name>.py:<name>`.
+    schema: "(Tensor x, ...) -> Tensor", "Tensor(a!)" for arguments that it changes (outputs must not alias any);
+    reference: the definition in plain PyTorch with the schema's arguments; fake: output shapes, dtypes and strides.
+    launches: kernels that one call runs on a GPU, at most. The Triton launcher is `ops/triton/<name>.py:<name>`;
+    triton False: there is none.
     """
     qualified = f"{NAMESPACE}::{name}"
     _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=_library)
-    if triton_available() and not has_kernel(name, "CUDA"):
+    if triton and triton_available() and not has_kernel(name, "CUDA"):
         _library.impl(name, lambda *args, **kwargs: getattr(triton_module(name), name)(*args, **kwargs), "CUDA")
+        _by_triton.add(name)
     _names.append(name)
+    LAUNCHES[name] = launches
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
@@ -57,15 +67,24 @@ def backends() -> dict[str, dict[str, tuple[str, str]]]:
 def _cpu_backend(name: str) -> tuple[str, str]:
     if has_kernel(name, "CPU"):
         return "C++", "compiled"
-    return "PyTorch reference", _extension.WHY
+    return "PyTorch reference", _why_not_compiled("CPU")
 
 
 def _cuda_backend(name: str) -> tuple[str, str]:
     if not torch.cuda.is_available():
         return "none", "no CUDA device" if torch.version.cuda else "this torch has no CUDA"
-    if _extension.LOADED and _extension.build_info().get("cuda"):
+    if has_kernel(name, "CUDA"):
         return "CUDA C++", "compiled"
-    why = "no CUDA kernels were compiled" if _extension.LOADED else _extension.WHY
-    if triton_available():
+    why = _why_not_compiled("CUDA")
+    if name in _by_triton:
         return "Triton", why
-    return "PyTorch reference", f"{why}; Triton is not installed"
+    return "PyTorch reference", why if triton_available() else f"{why}; Triton is not installed"
+
+
+def _why_not_compiled(device: str) -> str:
+    """Why the compiled extension has no kernel of an operation for `device`."""
+    if not _extension.LOADED:
+        return _extension.WHY
+    if device == "CUDA" and not _extension.build_info().get("cuda"):
+        return "no CUDA kernels were compiled"
+    return f"the operation has no {'CUDA C++' if device == 'CUDA' else 'C++'} kernel"

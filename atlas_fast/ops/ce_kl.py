@@ -53,7 +53,7 @@ def _fake(first, second, target, beta, beta_tensor, reverse, label_smoothing):
 
 
 _op = define("ce_kl", "(Tensor first, Tensor? second, Tensor target, float beta, Tensor? beta_tensor, bool reverse, "
-             "float label_smoothing) -> (Tensor, Tensor, Tensor)", ce_kl_reference, _fake)
+             "float label_smoothing) -> (Tensor, Tensor, Tensor)", ce_kl_reference, _fake, launches=2)
 
 
 def _check(first, second, target, label_smoothing):

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ._registry import define
 
 RANDOM_START, PROJECTION, SHUFFLE, AUGMENT, SPLIT, INIT = range(6)
+APGD, FAB, SQUARE = 8, 9, 10
 
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers and Weyl constants of Philox 4x32

@@ -30,7 +30,7 @@ def _fake(g, scale, weight, weight_tensor, with_gradient):
 
 
 _op = define("squared_norm", "(Tensor g, float scale, float weight, Tensor? weight_tensor, bool with_gradient) "
-             "-> (Tensor, Tensor)", squared_norm_reference, _fake)
+             "-> (Tensor, Tensor)", squared_norm_reference, _fake, launches=2)
 
 
 def squared_norm(g: torch.Tensor, scale: float = 1.0, weight=1.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,9 @@ from atlas_fast import ops
 from atlas_fast.ops import _registry
 
 NAMES = ("reference", "cpp", "triton", "cuda", "triton-cuda")
-OPERATIONS = ("random_bits", "random_start", "pgd_step", "fgsm", "unit_vectors", "squared_norm", "ce_kl")
+OPERATIONS = ("random_bits", "random_start", "pgd_step", "fgsm", "unit_vectors", "squared_norm", "ce_kl", "norm_relu",
+              "norm_relu_backward", "norm_relu_tangent", "crop_flip")
+WITHOUT_TRITON = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent")  # PyTorch serves a GPU
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -40,12 +42,12 @@ class Backend:
         return torch.tensor(value, dtype=dtype, device=self.device)
 
 
-def missing(name: str) -> str | None:
-    """Why this backend cannot run here; None where it can."""
+def missing(name: str, operation: str = "ce_kl") -> str | None:
+    """Why this backend cannot run the operation here; None where it can."""
     if "cuda" in name and not torch.cuda.is_available():
         return "no CUDA device"
-    if name == "cpp" and not _registry.has_kernel("ce_kl", "CPU"):
-        return "compiled extension not installed"
+    if name == "cpp" and not _registry.has_kernel(operation, "CPU"):
+        return f"{operation} has no C++ kernel" if _registry.has_kernel("ce_kl", "CPU") else "extension not installed"
     if "triton" in name and not _registry.triton_available():
         return "Triton is not installed"
     if name == "triton" and not INTERPRETED:
@@ -59,6 +61,7 @@ def install(name: str, monkeypatch) -> Backend:
     """Let the public functions call this backend until the test ends."""
     if name == "triton":
         _round_bfloat16_as_hardware_does(monkeypatch)
+        _read_loop_bounds(monkeypatch)
     for operation in OPERATIONS:
         module = importlib.import_module(f"atlas_fast.ops.{operation if operation != 'random_bits' else 'rng'}")
         if name == "reference":
@@ -83,6 +86,19 @@ def _round_bfloat16_as_hardware_does(monkeypatch) -> None:
         return wide.bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
 
     monkeypatch.setattr(interpreter, "_convert_float", rounding)
+
+
+def _read_loop_bounds(monkeypatch) -> None:
+    """Triton 3.6's interpreter converts the arguments of `range` in a way that NumPy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
 
 
 def arranged(x: torch.Tensor, layout: str) -> torch.Tensor:

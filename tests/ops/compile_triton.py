@@ -48,7 +48,7 @@ def compile_all(arch: int, dtypes: list[torch.dtype]) -> None:
     JITFunction.run = compile_only
     for name, arguments in cases(dtypes):
         getattr(triton_module(name), name)(*arguments)
-    for module in ("_common", "pgd_step", "squared_norm"):
+    for module in ("_common", "_norm", "pgd_step", "squared_norm"):
         triton_module(module).INT32_LIMIT = 0  # 64-bit offsets
     for name, arguments in cases([]):
         getattr(triton_module(name), name)(*arguments)
@@ -60,8 +60,15 @@ def cases(dtypes):
     yield "pgd_step", (image, image, image, 0.1, None, 0.125, None)
     yield "squared_norm", (image, 0.5, 2.0, None, True)
     yield "random_bits", (rng, 3, 17, 0, 0)
+    index = torch.tensor([1, 0, 1])
+    for x in (image, image.byte()):
+        for chosen, channels_last in ((None, False), (index, True)):
+            yield "crop_flip", (x, rng, 4, True, chosen, channels_last, 3, 0)
+    yield "crop_flip", (image.byte(), None, 0, False, index, True, 3, 0)
+    yield "crop_flip", (image.double(), rng, 1, False, None, False, 3, 0)
     for draws, classes in ((1, 10), (2, 5000)):
         yield "unit_vectors", (rng, 3, classes, draws, 1, 0)
+    yield from norm_cases(torch.float32, torch.float32)
     for dtype in dtypes:
         scalar = torch.tensor(0.1, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
         contiguous = torch.rand(2, 3, 8, 8).to(dtype)
@@ -78,6 +85,34 @@ def cases(dtypes):
             yield "ce_kl", (logits, logits, target, 1.0, scalar, classes == 10, 0.1)
         yield "ce_kl", (logits[:, :10], logits[:, :10], target, 5.0, None, False, 0.0)
         yield "ce_kl", (logits[:, :10], None, target, 0.0, None, False, 0.0)
+        yield from norm_cases(dtype, scalar.dtype)
+        if dtype == torch.bfloat16:
+            yield from optional_norm_cases(dtype)
+
+
+def norm_arguments(dtype, wide):
+    """(activations, a vector of C values, one of each group, two of each group)."""
+    z = torch.zeros(2, 32, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return z, *(torch.zeros(*shape, z.shape[1], dtype=wide) for shape in ((), (2,), (2, 2)))
+
+
+def norm_cases(dtype, wide, batch=True):
+    """With everything optional."""
+    z, vector, mean, sums = norm_arguments(dtype, wide)
+    yield "norm_relu", (z, z, vector, vector, vector, vector, 2, batch, 0.1, 1e-5, True)
+    yield "norm_relu_backward", (z, z, mean, mean, vector, vector, z, z[:1], vector, vector, 2, batch, True, True)
+    yield "norm_relu_tangent", (z, z, z, z, mean, mean, vector, vector, sums, vector, 2, batch, True)
+
+
+def optional_norm_cases(dtype):
+    """Running statistics, and without all that is optional."""
+    yield from norm_cases(dtype, torch.float32, batch=False)
+    z, _, mean, sums = norm_arguments(dtype, torch.float32)
+    spread, nothing = z[:, :, :1, :1].expand(z.shape), (None,) * 6
+    yield "norm_relu", (z, *nothing[:5], 2, True, 0.1, 1e-5, False)
+    yield "norm_relu_backward", (spread, z, mean, mean, *nothing, 2, False, False, True)
+    yield "norm_relu_backward", (spread, z, mean, mean, *nothing, 2, True, False, False)
+    yield "norm_relu_tangent", (z, None, spread, z, mean, mean, None, None, sums, None, 2, False, False)
 
 
 if __name__ == "__main__":

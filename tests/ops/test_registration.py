@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import OPERATIONS, arranged
+from backends import OPERATIONS, WITHOUT_TRITON, arranged
 
 from atlas_fast import ops
 
@@ -22,6 +22,10 @@ def call(name, x, rng):
     eps = torch.tensor(0.1, device=x.device)
     logits = x.flatten(1)[:, :3] if x.numel() else x.new_empty(0, 3)
     target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    z = x if x.dim() == 4 else x[:, :, None, None]
+    batch, (weight, bias, mean, rstd) = len(z) > 1, x.new_ones(4, z.shape[1]).unbind()
+    grads = [torch.zeros_like(weight) for _ in range(2)]
+    given = (z - 0.5, z, mean[None], rstd[None], weight, bias)
     return {
         "random_bits": (rng, len(x), 5, 1, 2),
         "random_start": (x, 0.5, eps, rng, 0, 1),
@@ -30,6 +34,10 @@ def call(name, x, rng):
         "unit_vectors": (rng, len(x), 3, 2, 1, 0),
         "squared_norm": (x, 0.5, 1.0, eps, True),
         "ce_kl": (logits, logits * 2, target, 5.0, None, True, 0.1),
+        "norm_relu": (z, z + 1, weight, bias, *grads, 1, batch, 0.1, 1e-5, True),
+        "norm_relu_backward": (*given, z + 1, z[:1], *grads, 1, batch, True, True),
+        "norm_relu_tangent": (z + 1, z + 2, *given, x.new_ones(2, 1, z.shape[1]), grads[0], 1, batch, True),
+        "crop_flip": (x if x.dim() == 4 else x[..., None, None], rng, 2, True, target, len(x) % 2 == 0, 3, 1),
     }[name]
 
 
@@ -45,13 +53,35 @@ def test_opcheck(name, images, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("arguments", ["squared_norm without gradient", "ce_kl without second"])
+@pytest.mark.parametrize("arguments", ["squared_norm without gradient", "ce_kl without second", "norm_relu alone",
+                                       "norm_relu_backward of sums", "norm_relu_backward alone",
+                                       "norm_relu_tangent alone", "crop_flip without rng and index"])
 def test_opcheck_of_optional_parts(arguments, device):
-    x = torch.rand(4, 5, device=device)
-    target = torch.zeros(4, dtype=torch.int64, device=device)
-    name = arguments.split()[0]
-    given = {"squared_norm": (x, 0.5, 1.0, None, False), "ce_kl": (x, None, target, 0.0, None, False, 0.0)}[name]
+    x, z = torch.rand(4, 5, device=device), torch.rand(4, 2, 3, 3, device=device)
+    target, sums = torch.zeros(4, dtype=torch.int64, device=device), torch.rand(2, 2, 2, device=device)
+    name, without = arguments.split()[0], (None, None)
+    given = {
+        "squared_norm without gradient": (x, 0.5, 1.0, None, False),
+        "ce_kl without second": (x, None, target, 0.0, None, False, 0.0),
+        "norm_relu alone": (z, None, *without, *without, 2, True, 0.1, 1e-5, False),
+        "norm_relu_backward of sums": (z, z, *sums, *without, *without, *without, 2, True, False, False),
+        "norm_relu_backward alone": (z, z, *sums, *without, *without, *without, 2, False, False, True),
+        "crop_flip without rng and index": (x[..., None, None].byte(), None, 0, False, None, True, 3, 0),
+        "norm_relu_tangent alone": (z, None, z, z, *sums, *without, sums, None, 2, False, False),
+    }[arguments]
     torch.library.opcheck(getattr(torch.ops.atlas_fast, name).default, given)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("images", ["contiguous", "channels_last", "permuted", "sliced", "empty"])
+@pytest.mark.parametrize("name", WITHOUT_TRITON)
+def test_opcheck_of_pooling(name, images, device):
+    x = (IMAGES[images]() - 0.5).to(device)
+    window = ((2, 3), (2, 2), (0, 1), (1, 1))
+    y, codes = ops.relu_max_pool(x, *window)
+    arguments = {"relu_max_pool": (x, *window, False), "relu_max_pool_backward": (y, codes, x.shape[2:], *window),
+                 "relu_max_pool_tangent": (x, codes, *window)}[name]
+    torch.library.opcheck(getattr(torch.ops.atlas_fast, name).default, arguments)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -91,7 +121,7 @@ def test_compiled_losses_and_gradients_equal_eager(device):
 
 def test_table_of_backends():
     table = ops.backends()
-    assert set(table) == set(OPERATIONS)
+    assert set(table) == {*OPERATIONS, *WITHOUT_TRITON}
     for serving in table.values():
         assert set(serving) == {"cpu", "cuda"}
         assert serving["cpu"][0] in ("C++", "PyTorch reference")
