@@ -62,6 +62,7 @@ def parser() -> ArgumentParser:
                                                              "print both results")
     where = p.add_argument_group("execution")
     where.add_argument("--engine", metavar="E", help="auto, sweeps or autograd (default: auto, the fastest valid one)")
+    where.add_argument("--capture", metavar="C", help="the step as one CUDA graph: auto (default), on or off")
     where.add_argument("--amp", metavar="A", help="auto, bf16 or off (default: auto, bf16 on a GPU that has it)")
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import torch
 
 from .. import ops
+from ..ops.crop_flip import offsets
 
 
 class CropFlip:
-    """Random crop of the image padded with zeros, and random horizontal flip: (x, rng) -> x.
+    """Random crop of the image padded with zeros, and random horizontal flip: (x, rng) -> float images.
 
-    x: images [N,C,H,W], any type; padding: pixels of zeros on every side (4 for CIFAR, as in He et al. 2016);
-    flip: mirror half of the images. rng: int64[2] (seed, step); the same rng gives the same offsets on every device.
+    x: images [N,C,H,W], uint8 0..255 (divided by 255) or float32; padding: pixels of zeros on every side (4 for CIFAR,
+    as in He et al. 2016); flip: mirror half of the images. rng: int64[2] (seed, step); the same rng gives the same
+    offsets on every device. memory_format: of the result, None: channels-last where x is.
+    One pass over the images does all of it (see ops/crop_flip.py).
     """
+
+    accepts_uint8 = True  # a training step hands over the images as they come, with the layout that its network wants
+    capturable = True  # decides nothing on the host
 
     def __init__(self, padding: int = 4, flip: bool = True):
         self.padding = padding
@@ -20,22 +26,11 @@ class CropFlip:
 
     def offsets(self, n: int, rng: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Down and right shifts in 0..2*padding and whether to mirror, int64, int64, bool, each [n]."""
-        bits = ops.random_bits(rng, n, 3, purpose=ops.AUGMENT)
-        span = 2 * self.padding + 1
-        # bits is in [0, 2^32): the high word of bits*span is uniform in 0..span-1 to 2^-32 and needs no division.
-        down, right = (bits[:, 0] * span) >> 32, (bits[:, 1] * span) >> 32
-        mirror = (bits[:, 2] >> 31).bool() if self.flip else torch.zeros(n, dtype=torch.bool, device=bits.device)
-        return down, right, mirror
+        return offsets(ops.random_bits(rng, n, 3, purpose=ops.AUGMENT), self.padding, self.flip)
 
-    def __call__(self, x: torch.Tensor, rng: torch.Tensor) -> torch.Tensor:
-        n, c, h, w = x.shape
-        down, right, mirror = self.offsets(n, rng)
-        rows = torch.arange(h, device=x.device) + down[:, None]
-        columns = torch.arange(w, device=x.device).expand(n, w)
-        columns = torch.where(mirror[:, None], w - 1 - columns, columns) + right[:, None]
-        padded = torch.nn.functional.pad(x, (self.padding,) * 4)
-        index = torch.arange(n, device=x.device)[:, None, None, None]
-        channel = torch.arange(c, device=x.device)[None, :, None, None]
-        out = padded[index, channel, rows[:, None, :, None], columns[:, None, None, :]]
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+    def __call__(self, x: torch.Tensor, rng: torch.Tensor,
+                 memory_format: torch.memory_format | None = None) -> torch.Tensor:
+        if memory_format is None:
+            channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return ops.crop_flip(x, rng, self.padding, self.flip, memory_format=memory_format)

@@ -58,4 +58,6 @@ def fits(images: torch.Tensor, device: torch.device) -> bool:
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 0..255 -> float32 in [0,1]; float32 unchanged."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8:
+        return images
+    return ops.crop_flip(images, None, padding=0, flip=False) if images.dim() == 4 else images.float().div_(255)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
 from ..ops.jacobian_norm import project
+from . import convolution
 from .known_gradient import KnownGradient
 
 
@@ -21,18 +23,34 @@ class AutogradView:
     def __init__(self, model, bn_mode: str = "train", amp: torch.dtype | None = None):
         self.model, self.bn_mode, self.amp = model, check_bn_mode(bn_mode), amp
         self._norm_layers = norm_layers(model)
+        self._crafting = False
 
-    def crafting(self) -> contextlib.AbstractContextManager:
-        """Inside, running statistics stay as they are."""
-        return statistics_kept(self._norm_layers, self.bn_mode)
+    def start(self) -> None:
+        """The weights are those of a new step: nothing was kept of the last one."""
+
+    @contextlib.contextmanager
+    def crafting(self) -> Iterator[None]:
+        """Inside, running statistics stay as they are and the forward passes are recorded for one backward only."""
+        before, self._crafting = self._crafting, True
+        try:
+            with statistics_kept(self._norm_layers, self.bn_mode):
+                yield
+        finally:
+            self._crafting = before
 
     def forward(self, images: dict[str, torch.Tensor], wrt: tuple[str, ...] = ()) -> Tape:
         """One pass per point, in the dict's order; `wrt`: points whose input gradient will be asked."""
         inputs = {point: x.detach().requires_grad_(point in wrt) for point, x in images.items()}
         device = next(iter(images.values())).device
         with torch.autocast(device.type, self.amp) if self.amp else contextlib.nullcontext():
-            outputs = {point: self.model(x) for point, x in inputs.items()}
+            outputs = {point: self._pass(x) for point, x in inputs.items()}
         return Tape(self.model, inputs, outputs)
+
+    def _pass(self, x: torch.Tensor) -> torch.Tensor:
+        """Only an input gradient outside of crafting may be differentiated again, by own convolutions."""
+        twice = x.requires_grad and not self._crafting
+        with convolution.Convolutions() if twice else contextlib.nullcontext():
+            return self.model(x)
 
 
 class Tape:
@@ -76,11 +94,10 @@ class Tape:
         """
         self._check_graph([point])
         logits, x = self._outputs[point], self._inputs[point]
-        bf16 = logits.dtype == torch.bfloat16 or (torch.is_autocast_enabled("cpu")
-                                                  and torch.get_autocast_dtype("cpu") == torch.bfloat16)
-        if x.device.type == "cpu" and bf16:
-            raise UserError("a Jacobian penalty in bfloat16 on a CPU is refused, since PyTorch's double backward can "
-                            "give wrong weight gradients there; use amp='off' (float32)")
+        if x.device.type == "cpu" and convolution.stock_backward(logits, torch.bfloat16):
+            raise UserError("a Jacobian penalty in bfloat16 on a CPU is refused for this model, since PyTorch's double "
+                            "backward, which can give wrong weight gradients there, would run for one of its "
+                            "convolutions (transposed, checkpointed or scripted); use amp='off' (float32)")
         self._recorded[point] = project(logits, x, directions)
         return self._recorded[point].detach()
 

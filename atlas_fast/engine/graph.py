@@ -10,36 +10,47 @@ import torch
 from torch import fx, nn
 
 from . import rules
-from .rules import Add, Affine, BatchNorm, ReLU, Reshape, Unmatched
+from .low_precision import LowPrecision
+from .rules import Add, Affine, BatchNorm, MaxPool, ReLU, Reshape, Unmatched
+from .separable import why_inseparable
 
 
 @dataclasses.dataclass
 class Step:
     """One node. rule: of an activation, with the numbers of its input values and the constant arguments that follow;
-    or None: `node` computes a constant (a buffer, a size). output: number of its value; free: values last used here."""
+    or None: `node` computes a constant (a buffer, a size). output: number of its value; total: of the sum that a
+    BatchNorm with two inputs makes first, where others use that too; free: values last used here."""
 
     node: fx.Node
     output: int
     rule: object | None = None
     inputs: tuple[int, ...] = ()
     constants: tuple = ()
+    total: int | None = None
     free: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
 class Network:
-    """steps in the order of execution. Values are numbered: 0 the images, `output` the logits, `number` by node."""
+    """steps in the order of execution. Values are numbered: 0 the images, `output` the logits, `number` by node.
+
+    values: how many numbers there are; separable: why several batches cannot run as one, or None where they can.
+    """
 
     root: nn.Module
     steps: list[Step]
     number: dict[fx.Node, int]
     output: int
+    values: int
+    inseparable: str | None
 
 
-def build(model: nn.Module, amp: torch.dtype | None = None) -> Network:
-    """The network of a model in its present mode. Raises Unmatched with the first thing that has no rule."""
-    _check_hooks(model)
-    return _Builder(model, _trace(model), amp).network()
+def build(model: nn.Module, weights: LowPrecision | None = None) -> Network:
+    """The network of a model in its present mode; weights: of convolutions and linear layers, None: as they are.
+
+    Raises Unmatched with the first thing that has no rule.
+    """
+    return _Builder(model, trace(model), weights).network()
 
 
 class _Proxy(fx.Proxy):
@@ -62,7 +73,9 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
 
-def _trace(model) -> fx.Graph:
+def trace(model: nn.Module) -> fx.Graph:
+    """The model's nodes, down to the layers of torch.nn. Raises Unmatched, for hooks too."""
+    _check_hooks(model)
     before = [(name, module, dict(vars(module))) for name, module in model.named_modules()]
     try:
         graph = _Tracer().trace(model)
@@ -105,13 +118,14 @@ def _called(name, module) -> str:
 
 
 class _Builder:
-    def __init__(self, model, graph: fx.Graph, amp):
-        self.model, self.nodes, self.amp = model, list(graph.nodes), amp
+    def __init__(self, model, graph: fx.Graph, weights):
+        self.model, self.nodes, self.weights = model, list(graph.nodes), weights
         self.order = {node: i for i, node in enumerate(self.nodes)}
         self.value: dict[fx.Node, int] = {}  # activations
         self.constant: dict[fx.Node, int] = {}
         self.made: dict[int, Step] = {}  # value -> the step that computes it
         self.steps: list[Step] = []
+        self.count = 1  # of values; 0 is the images
         self.seen: set[int] = set()  # ids of parameters
 
     def network(self) -> Network:
@@ -121,7 +135,8 @@ class _Builder:
         for i, step in last.items():
             if i != self.result:
                 step.free = (*step.free, i)
-        return Network(self.model, self.steps, {**self.value, **self.constant}, self.result)
+        number = {**self.value, **self.constant}
+        return Network(self.model, self.steps, number, self.result, self.count, why_inseparable(self.steps, self.model))
 
     def placeholder(self, node):
         if self.value:
@@ -151,17 +166,33 @@ class _Builder:
             self._check_in_place(node)
         self._check_shared(node, rule)
         before = self.made.get(self.value[inputs[0]])
-        if isinstance(rule, ReLU) and before and isinstance(before.rule, BatchNorm) and len(inputs[0].users) == 1:
+        if isinstance(rule, ReLU) and _normalises(before, self.value[inputs[0]]) and len(inputs[0].users) == 1:
             before.rule.relu = True
             self.value[node] = before.output
             return
+        if isinstance(rule, MaxPool) and before and before.output == self.value[inputs[0]]:
+            rule.relu = isinstance(before.rule, ReLU) or getattr(before.rule, "relu", False)  # relu(relu(x)) = relu(x)
+            if isinstance(before.rule, ReLU) and len(inputs[0].users) == 1:  # its step becomes the pooling's
+                before.node, before.rule, self.value[node] = node, rule, before.output
+                return
         rule.overwrite = next((i for i, argument in enumerate(inputs) if self._may_overwrite(argument)), None)
         step = Step(node, self._new(), rule, tuple(self.value[argument] for argument in inputs), constants)
         self.value[node], self.made[step.output] = step.output, step
+        if isinstance(rule, BatchNorm) and before and isinstance(before.rule, Add):
+            self._take_sum(step, before, inputs[0])
         self.steps.append(step)
 
+    def _take_sum(self, step: Step, addition: Step, total: fx.Node):
+        """A BatchNorm right after a sum, before anybody else looks at it, makes the sum itself."""
+        if any(self.order[user] < self.order[step.node] for user in total.users) or not step.node.users:
+            return
+        self.steps.remove(addition)
+        step.rule.add, step.inputs, self.made[addition.output] = addition.rule, addition.inputs, step
+        step.total = addition.output if len(total.users) > 1 else None
+
     def _new(self) -> int:
-        return 1 + len(self.steps)
+        self.count += 1
+        return self.count - 1
 
     def _add_constant(self, node):
         self.constant[node] = self._new()
@@ -172,7 +203,7 @@ class _Builder:
         make = rules.MODULES.get(type(module))
         if make is None or len(node.args) != 1 or node.kwargs:
             raise Unmatched(_called(node.target, module))
-        return self._made(node, make, module, self.amp), node.args, ()
+        return self._made(node, make, module, self.weights), node.args, ()
 
     def _call(self, node):
         table = rules.METHODS if node.op == "call_method" else rules.FUNCTIONS
@@ -240,6 +271,10 @@ class _Builder:
         if step.rule is None:
             return [self.value.get(n, self.constant.get(n)) for n in step.node.all_input_nodes]
         return [self.constant[n] for n in step.node.all_input_nodes if n in self.constant]
+
+
+def _normalises(step: Step | None, value: int) -> bool:
+    return step is not None and isinstance(step.rule, BatchNorm) and step.output == value
 
 
 def _is_size(node) -> bool:

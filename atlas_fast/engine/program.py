@@ -7,6 +7,7 @@
     reverse   weight gradients of everything, in one pass (left to the caller)
 
 A view offers (see `autograd_view.AutogradView`)
+    view.start()                            the weights are those of a new step
     view.crafting()                         context: running statistics stay
     view.forward({point: images}, wrt=...)  -> tape; wrt: points whose input gradient will be asked
     tape.logits                             {point: [N, C]}, detached
@@ -55,6 +56,7 @@ def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ram
     several processes draw what one would.
     """
     check_batch(x, y)
+    view.start()
     x, rng = x.detach(), resolve_rng(rng, x.device)
     images = {"x": x}
     if objective.crafting(ramp) is not None:

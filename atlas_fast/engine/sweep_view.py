@@ -8,10 +8,13 @@ import torch
 
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
+from .beside import Beside
+from .gradients import Gradients
 from .graph import build
 from .known_gradient import KnownGradient
+from .low_precision import LowPrecision
 from .rules import Unmatched
-from .sweeps import Gradients, Sweeps
+from .sweeps import Sweeps
 
 
 def unsupported(model: torch.nn.Module) -> str | None:
@@ -27,11 +30,17 @@ class SweepView:
     """model: images [N, C, H, W] -> logits [N, C]; bn_mode: BatchNorm while crafting, "train" or "eval".
 
     amp: None, or the dtype (torch.bfloat16) of convolutions and linear layers; images, weights, statistics and
-    gradients of weights stay float32. Raises UserError for a model that `unsupported` names.
+    gradients of weights stay float32. pair: run points of one size as one batch, where no step mixes samples; `paired`
+    says whether that is so. beside: where convolutions compute weight gradients, None: in line. Raises UserError for a
+    model that `unsupported` names.
     """
 
-    def __init__(self, model: torch.nn.Module, bn_mode: str = "train", amp: torch.dtype | None = None):
-        self.model, self.bn_mode, self.amp = model, check_bn_mode(bn_mode), amp
+    def __init__(self, model: torch.nn.Module, bn_mode: str = "train", amp: torch.dtype | None = None,
+                 pair: bool = False, beside: Beside | None = None):
+        self.model, self.bn_mode, self.amp, self._pair = model, check_bn_mode(bn_mode), amp, pair
+        self._beside = beside
+        self._weights = None if amp is None else LowPrecision(amp)
+        self.flat = None  # memory for weight gradients: `gradients.FlatGradients`
         self._norm_layers = norm_layers(model)
         self._moded = [m for m in model.modules() if m not in set(self._norm_layers)]
         self._trace()
@@ -39,9 +48,23 @@ class SweepView:
     def _trace(self) -> None:
         self._modes = [m.training for m in self._moded]
         try:
-            self._network = build(self.model, self.amp)
+            self._network = build(self.model, self._weights)
         except Unmatched as why:
             raise UserError(f"the sweeps have no rule for {why}; use engine='autograd'") from None
+
+    @property
+    def paired(self) -> bool:
+        return self._pair and self.inseparable is None
+
+    @property
+    def inseparable(self) -> str | None:
+        """The first step of the network that may mix samples; None where batches can run as one."""
+        return self._network.inseparable
+
+    def start(self) -> None:
+        """The weights are those of a new step."""
+        if self._weights is not None:
+            self._weights.refresh()
 
     def crafting(self) -> contextlib.AbstractContextManager:
         """Inside, running statistics stay as they are."""
@@ -49,22 +72,26 @@ class SweepView:
 
     @torch.no_grad()
     def forward(self, images: dict[str, torch.Tensor], wrt: tuple[str, ...] = ()) -> Tape:
-        """One pass per point, in the dict's order; every point's input gradient may be asked, whatever `wrt` says."""
+        """One pass for all points or one per point, statistics in the dict's order; every point's input gradient may
+        be asked, whatever `wrt` says."""
         if [m.training for m in self._moded] != self._modes:  # what forward() does may depend on it
             self._trace()
-        return Tape({point: Sweeps(self._network, x.detach()) for point, x in images.items()})
+        points, batches = list(images), [x.detach() for x in images.values()]
+        if self.paired and len(points) > 1 and len({(x.shape, x.dtype) for x in batches}) == 1:
+            whole = Sweeps(self._network, torch.cat(batches), groups=len(points))
+            places = {point: (whole, group) for group, point in enumerate(points)}
+        else:
+            places = {point: (Sweeps(self._network, x), 0) for point, x in zip(points, batches, strict=True)}
+        return Tape(places, Gradients(flat=self.flat, beside=self._beside))
 
 
 class Tape:
     """The record of forward passes; see `program` for what each method is for."""
 
-    def __init__(self, sweeps: dict[str, Sweeps]):
-        self._sweeps, self._grads = sweeps, Gradients()
+    def __init__(self, places: dict[str, tuple[Sweeps, int]], grads: Gradients):
+        self._places, self._grads = places, grads
         self._recorded: dict[str, list] = {}
-
-    @property
-    def logits(self) -> dict[str, torch.Tensor]:
-        return {point: sweeps.logits for point, sweeps in self._sweeps.items()}
+        self.logits = {point: sweeps.logits.chunk(sweeps.groups)[group] for point, (sweeps, group) in places.items()}
 
     @torch.no_grad()
     def backward(self, cotangents: dict[str, torch.Tensor], *, weights: bool, record: bool = False):
@@ -78,16 +105,19 @@ class Tape:
             for parameter, value in self._weight_gradients(cotangents).items():
                 if parameter.grad is None:
                     parameter.grad = value
-                else:
+                elif parameter.grad is not value:
                     parameter.grad.add_(value)
             return None
         if record:
             return {point: self._record(point, v) for point, v in cotangents.items()}
-        return {point: self._sweeps[point].to_images(v)[0] for point, v in cotangents.items()}
+        return {point: self._pass(point, v)[0] for point, v in cotangents.items()}
+
+    def _pass(self, point, cotangent, record=False):
+        sweeps, group = self._places[point]
+        return sweeps.to_images(cotangent, group, record)
 
     def _record(self, point: str, directions: torch.Tensor) -> torch.Tensor:
-        sweeps = self._sweeps[point]
-        passes = [sweeps.to_images(v, record=True) for v in directions.to(sweeps.logits.dtype)]
+        passes = [self._pass(point, v, record=True) for v in directions.to(self.logits[point].dtype)]
         self._recorded[point] = [recorded for _, recorded in passes]
         return passes[0][0][None] if len(passes) == 1 else torch.stack([g for g, _ in passes])
 
@@ -95,7 +125,7 @@ class Tape:
     def tangent(self, point: str, u: torch.Tensor) -> None:
         """u: d loss / dg for the g that `backward(record=True)` returned; its weight gradients join the last pass."""
         for recorded, direction in zip(self._recorded.pop(point), u, strict=True):
-            self._sweeps[point].tangent(recorded, direction, self._grads)
+            self._places[point][0].tangent(recorded, direction, self._grads)
 
     def differentiable(self, loss: torch.Tensor, dlogits: dict[str, torch.Tensor]) -> torch.Tensor:
         """`loss` with a graph: its backward runs the pass that `backward(dlogits, weights=True)` would run."""
@@ -104,6 +134,17 @@ class Tape:
         return KnownGradient.apply(loss, list(gradients.values()), *gradients)
 
     def _weight_gradients(self, dlogits):
-        for point, sweeps in self._sweeps.items():
-            sweeps.to_weights(dlogits.get(point), self._grads)
+        by_sweeps: dict[int, tuple[Sweeps, list]] = {}
+        for point, (sweeps, _) in self._places.items():
+            by_sweeps.setdefault(id(sweeps), (sweeps, []))[1].append(dlogits.get(point))
+        for sweeps, parts in by_sweeps.values():
+            sweeps.to_weights(_joined(parts, sweeps.logits), self._grads)
         return self._grads.pop()
+
+
+def _joined(parts: list, logits: torch.Tensor) -> torch.Tensor | None:
+    """The cotangents of a sweep's groups as one, zeros where there is none; None where there is none at all."""
+    if all(part is None for part in parts) or len(parts) == 1:
+        return parts[0]
+    zeros = torch.zeros_like(logits[:len(logits) // len(parts)])
+    return torch.cat([zeros if part is None else part for part in parts])

@@ -1,8 +1,11 @@
-"""The four sweeps over a network at one point: forward, backward to the images, tangent, reverse to the weights.
+"""The four sweeps over a network: forward, backward to the images, tangent, reverse to the weights.
 
 `tangent` is the adjoint of a recorded backward sweep, run from the images to the logits: it yields the weight gradients
 of phi(v^T J) that do not pass through the activations, and for those that do (batch statistics) an adjoint at the
 layer's input, which the reverse sweep picks up. Nothing here is differentiated by autograd.
+
+Several batches of one size may run as one (`groups`): BatchNorm keeps their statistics apart, and the sweeps to the
+images and back take one of them (`group`).
 """
 
 from __future__ import annotations
@@ -11,47 +14,37 @@ import torch
 from torch import fx
 
 from ..errors import UserError
+from .gradients import NONE, RECORD, Gradients
 from .graph import Network, Step
+from .rules import BatchNorm
 
 
-class Gradients:
-    """Weight gradients by parameter. collect False: takes none; records: the sweep must return what a tangent needs."""
+class Take:
+    """Of a tensor, or of a shape, the samples of one of `groups` equal groups."""
 
-    def __init__(self, collect: bool = True, records: bool = False):
-        self._collect, self.records, self._values = collect, records, {}
+    def __init__(self, index: int, groups: int):
+        self.index, self.groups = index, groups
 
-    def takes(self, parameter) -> bool:
-        return self._collect and parameter is not None and parameter.requires_grad
-
-    def add(self, parameter, value) -> None:
-        """`value` must be new memory; it is kept and added to."""
-        if value is None or not self.takes(parameter):
-            return
-        value = value.to(parameter.dtype)
-        if parameter in self._values:
-            self._values[parameter].add_(value)
-        else:
-            self._values[parameter] = value
-
-    def pop(self) -> dict[torch.nn.Parameter, torch.Tensor]:
-        values, self._values = self._values, {}
-        return values
-
-
-_NONE, _RECORD = Gradients(collect=False), Gradients(collect=False, records=True)
+    def __call__(self, value):
+        size, left = divmod(value[0] if isinstance(value, torch.Size) else len(value), self.groups)
+        if left:
+            raise UserError(f"{self.groups} batches cannot be told apart in {size * self.groups + left} samples")
+        if isinstance(value, torch.Size):
+            return torch.Size((size, *value[1:]))
+        return value[self.index * size:(self.index + 1) * size]
 
 
 class Sweeps:
     """The forward sweep has run on `images`; `logits` [N, C] is its result."""
 
-    def __init__(self, network: Network, images: torch.Tensor):
-        self._network = network
+    def __init__(self, network: Network, images: torch.Tensor, groups: int = 1):
+        self._network, self.groups = network, groups
         self._saved: list = [None] * len(network.steps)
         self._extra: dict[int, torch.Tensor] = {}
         self.logits = self._forward(images)
 
     def _forward(self, images):
-        number, values = self._network.number, [images] + [None] * len(self._network.steps)
+        number, values = self._network.number, self._values(images)
 
         def resolve(arguments):
             return fx.map_arg(arguments, lambda node: values[number[node]])
@@ -61,55 +54,95 @@ class Sweeps:
                 values[step.output] = _constant(step.node, self._network.root, resolve)
             else:
                 inputs = [values[k] for k in step.inputs]
-                values[step.output], self._saved[i] = step.rule.forward(*inputs, *resolve(step.constants))
+                groups = {"groups": self.groups} if isinstance(step.rule, BatchNorm) else {}
+                result, self._saved[i] = step.rule.forward(*inputs, *resolve(step.constants), **groups)
+                _put(values, step, result)
             for k in step.free:
                 values[k] = None
+        self._count()
         return values[self._network.output]
 
-    def to_images(self, cotangent: torch.Tensor, record: bool = False):
+    def _values(self, images) -> list:
+        return [images] + [None] * (self._network.values - 1)
+
+    def _count(self) -> None:
+        """The pass in the counters of BatchNorm, all in one launch."""
+        norms = (step.rule for step in self._network.steps if isinstance(step.rule, BatchNorm))
+        counters = [counter for rule in norms if (counter := rule.counter()) is not None]
+        if counters:
+            torch._foreach_add_(counters, self.groups)
+
+    def _of(self, group: int) -> list:
+        """What each step saved of one group."""
+        if self.groups == 1:
+            return self._saved
+        take = Take(group, self.groups)
+        return [saved if step.rule is None else step.rule.part(saved, take)
+                for step, saved in zip(self._network.steps, self._saved, strict=True)]
+
+    def to_images(self, cotangent: torch.Tensor, group: int = 0, record: bool = False):
         """(v^T J, None); uses the tape up. record: (v^T J, what `tangent` needs), and the tape stays."""
-        wanted = [True] * (len(self._network.steps) + 1)
-        adjoint, recorded = self._backward(cotangent, wanted, _RECORD if record else _NONE, keep=record)
+        wanted, saved = [True] * self._network.values, self._of(group)
+        adjoint, recorded = self._backward(saved, cotangent, wanted, RECORD if record else NONE, {}, keep=record)
         if adjoint is None:
             raise UserError("the model's output does not depend on its input differentiably")
-        return adjoint, recorded
+        return adjoint, (saved, recorded, group) if record else None
 
-    def tangent(self, recorded: list, u: torch.Tensor, grads: Gradients) -> None:
+    def tangent(self, record: tuple, u: torch.Tensor, grads: Gradients) -> None:
         """Weight gradients of phi(v^T J), with u = dphi/d(v^T J): to grads, and adjoints for `to_weights`."""
-        values = [u] + [None] * len(self._network.steps)
+        (saved, recorded, group), values = record, self._values(u)
         for i, step in enumerate(self._network.steps):
             if recorded[i] is None:  # the logits do not depend on this step
                 continue
             t = [values[k] for k in step.inputs]
-            values[step.output], extra = step.rule.tangent(self._saved[i], recorded[i][0], t, grads)
+            result, extra = step.rule.tangent(saved[i], recorded[i][0], t, grads)
+            _put(values, step, result)
             if extra is not None:
-                self._extra[i] = self._extra[i].add_(extra) if i in self._extra else extra
+                self._add_extra(i, extra, group)
             for k in step.free:
                 values[k] = None
 
+    def _add_extra(self, i, extra, group) -> None:
+        """`_extra` belongs to the first samples; that of a later group gets zeros before it."""
+        if group > 0:
+            whole = extra.new_zeros((group + 1) * len(extra), *extra.shape[1:])
+            whole = whole.contiguous(memory_format=_layout(extra))
+            whole[group * len(extra):] = extra
+            extra = whole
+        self._extra[i] = self._extra[i].add_(extra) if i in self._extra else extra
+
     def to_weights(self, cotangent: torch.Tensor | None, grads: Gradients) -> None:
         """Weight gradients of the logits' cotangent (None: zero) and of what tangents left; uses the tape up."""
-        self._backward(cotangent, _trainable(self._network.steps), grads, keep=False)
+        trainable = _trainable(self._network)
+        self._backward(self._saved, cotangent, trainable, grads, self._extra, keep=False)
+        self._extra = {}
 
-    def _backward(self, cotangent, wanted, grads, keep):
+    def _backward(self, all_saved, cotangent, wanted, grads, extras, keep):
         """Adjoint of the images, and what each step recorded: in a tuple of one, or None where it was not reached."""
-        steps = self._network.steps
-        adjoints: list = [None] * (len(steps) + 1)
+        steps, adjoints = self._network.steps, [None] * self._network.values
         adjoints[self._network.output], recorded = cotangent, [None] * len(steps)
         for i in reversed(range(len(steps))):
-            step, g, saved = steps[i], adjoints[steps[i].output], self._saved[i]
-            adjoints[step.output] = None
+            step, saved = steps[i], all_saved[i]
+            g, adjoints[step.output] = adjoints[step.output], None
             if not keep:
-                self._saved[i] = None
-            wants = [wanted[k] for k in step.inputs]
-            if g is not None and wanted[step.output]:
-                gs, record = step.rule.backward(saved, g, wants, grads)
+                all_saved[i] = None
+            more = {"extra": extras[i]} if i in extras else {}
+            if step.total is not None and adjoints[step.total] is not None:
+                more["total"], adjoints[step.total] = adjoints[step.total], None
+            if wanted[step.output] and (g is not None or more):
+                gs, record = step.rule.backward(saved, g, [wanted[k] for k in step.inputs], grads, **more)
                 recorded[i] = (record,) if grads.records else None
                 _accumulate(adjoints, step, gs, step.rule.OWNS_ADJOINT and not grads.records)
-            extra = None if keep else self._extra.pop(i, None)
-            if extra is not None and wants[0]:
-                _accumulate(adjoints, step, (extra,), True)
         return adjoints[0], recorded
+
+
+def _put(values, step: Step, result) -> None:
+    """A step's value, and that of the sum which a BatchNorm makes first."""
+    if isinstance(step.rule, BatchNorm) and step.rule.add is not None:
+        result, total = result
+        if step.total is not None:
+            values[step.total] = total
+    values[step.output] = result
 
 
 def _accumulate(adjoints, step: Step, gs, writable: bool) -> None:
@@ -120,14 +153,21 @@ def _accumulate(adjoints, step: Step, gs, writable: bool) -> None:
             adjoints[k] = g if have is None else g.add_(have) if writable else have + g
 
 
-def _trainable(steps: list[Step]) -> list[bool]:
+def _trainable(network: Network) -> list[bool]:
     """By value: whether a parameter that requires grad lies at or before the step that computes it."""
-    trainable = [False] * (len(steps) + 1)
-    for step in steps:
+    trainable = [False] * network.values
+    for step in network.steps:
         if step.rule is not None:
             own = any(p.requires_grad for p in step.rule.parameters)
             trainable[step.output] = own or any(trainable[k] for k in step.inputs)
+            if step.total is not None:
+                trainable[step.total] = any(trainable[k] for k in step.inputs)
     return trainable
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _constant(node: fx.Node, root, resolve):

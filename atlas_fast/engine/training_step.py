@@ -6,16 +6,20 @@ from collections.abc import Callable
 
 import torch
 
-from ..attacks.checks import finite
+from ..attacks.checks import check_batch, finite
 from ..errors import UserError
 from ..objectives import Objective
-from ..ops import make_rng
+from ..ops import crop_flip, make_rng
 from . import program
 from .autograd_view import AutogradView
+from .beside import Beside
+from .capture import Captured, CudaRecorder
 from .sweep_view import SweepView, unsupported
+from .update import Update
 
 ENGINES = ("auto", "sweeps", "autograd")
 AMP = ("auto", "bf16", "off")
+SWITCH = ("auto", "on", "off")
 
 
 class TrainingStep:
@@ -25,16 +29,29 @@ class TrainingStep:
     optimizer: of the model's parameters. engine: "sweeps" (explicit passes over the traced model, the faster one),
     "autograd" (any model), or "auto": sweeps where the model and the objective allow; `step.engine` says which runs,
     `step.engine_reason` why it is not the sweeps (None where it is). amp: "bf16" (as autocast), "off" (float32), or
-    "auto": bf16 on a CUDA device that has it. augment: (x, rng) -> x on float images, or None. seed: of all random
-    numbers. bn_mode: BatchNorm while crafting, "train" (batch statistics) or "eval" (running ones); crafting never
+    "auto": bf16 on a CUDA device that has it. augment: (x, rng) -> x on float images, or None; one with the attribute
+    `accepts_uint8` gets the images as they come, and the keyword memory_format. seed: of all random numbers.
+    bn_mode: BatchNorm while crafting, "train" (batch statistics) or "eval" (running ones); crafting never
     updates the running statistics. Images become channels-last where the model's convolutions are.
+
+    capture: on a CUDA device the fifth batch of a shape is recorded as one CUDA graph, which runs all later ones of
+    that shape ("auto"; "on": refused without such a device; "off": never). `step.captured` says whether the last
+    step was a graph's, `step.capture_reason` why (a part of) it is not. The optimiser is in the graph if it is made
+    with fused=True, an augmentation if it has the attribute `capturable`. A graph repeats what the host decided when it
+    was recorded: turn it off for a model whose forward() asks Python for random numbers.
+    pair: run x' and x as one batch where a step needs both, with statistics of their own ("auto": on a CUDA device).
+    overlap: weight gradients of convolutions on a second stream: "on" (by the sweeps, on a CUDA device) or "off".
+
+    A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
+    counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.
     Raises UserError for settings that cannot work.
     """
 
     def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
-                 bn_mode: str = "train"):
-        check_engine(engine)
+                 bn_mode: str = "train", capture: str = "auto", pair: str = "auto",
+                 overlap: str = "off"):
+        _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
         parameters = list(model.parameters())
@@ -43,13 +60,54 @@ class TrainingStep:
         self.device = parameters[0].device
         self.engine_reason = _why_autograd(engine, model, objective)
         self.engine = "sweeps" if self.engine_reason is None else "autograd"
-        self.amp = _amp_dtype(amp, self.device, objective, self.engine)
-        self.view = (SweepView if self.engine == "sweeps" else AutogradView)(model, bn_mode=bn_mode, amp=self.amp)
+        self.amp = _amp_dtype(amp, self.device)
+        _check_choice("overlap", overlap, ("on", "off"))
+        self.view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on")
         self.rng = make_rng(seed, 0, self.device)
         self._memory_format = _memory_format(parameters)
         # float32 suffices, since images are float32; float64 models are for tests.
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
+        self._update = Update(model, optimizer)
+        self._graph = self._make_graph(_check_choice("capture", capture, SWITCH))
+
+    def _make_view(self, bn_mode: str, pair: str, overlap: bool):
+        if self.engine == "autograd":
+            for name, on in (("pair", pair == "on"), ("overlap", overlap)):
+                if on:
+                    raise UserError(f"{name}='on' needs the sweeps: {self.engine_reason}")
+            return AutogradView(self.model, bn_mode=bn_mode, amp=self.amp)
+        if overlap and self.device.type != "cuda":
+            raise UserError(f"overlap='on' needs a CUDA device, and the model is on {self.device}")
+        wanted = pair == "on" or (pair == "auto" and self.device.type == "cuda")
+        view = SweepView(self.model, bn_mode, self.amp, wanted, Beside(self.device) if overlap else None)
+        if pair == "on" and not view.paired:
+            raise UserError(f"pair='on' is impossible, since {view.inseparable} may mix samples; use pair='auto'")
+        return view
+
+    def _make_graph(self, capture: str) -> Captured | None:
+        if capture == "on" and self.device.type != "cuda":
+            raise UserError(f"capture='on' needs a CUDA device, and the model is on {self.device}")
+        if capture == "off" or self.device.type != "cuda":
+            return None
+        return Captured(self._recorded, CudaRecorder(self.device))
+
+    @property
+    def captured(self) -> bool:
+        """Whether the last step was run by a CUDA graph."""
+        return self._graph is not None and self._graph.replayed
+
+    @property
+    def capture_reason(self) -> str | None:
+        """Why steps, or their updates, are not in a CUDA graph, one sentence; None where the whole step is."""
+        if self._graph is None:
+            return "capture='off' was asked for" if self.device.type == "cuda" else f"{self.device} has no CUDA graphs"
+        return self._graph.reason or self._update.optimizer.why_not_capturable
+
+    @property
+    def skipped(self) -> int:
+        """How many steps changed nothing because a gradient was not finite; waits for the device."""
+        return int(self._update.skipped)
 
     @property
     def ramp(self) -> float:
@@ -69,26 +127,67 @@ class TrainingStep:
         x: images [N, C, H, W] on the model's device, uint8 0..255 or float in [0, 1]; y: int64 labels [N].
         Raises UserError for other inputs.
         """
-        x = self._images(x)
-        self.model.zero_grad(set_to_none=True)
+        self._check_images(x)
+        self._update.before()
+        self.view.flat = self._update.flat
+        if self._graph is None:
+            terms = self._gradients(self._images(x), y)
+            self._update.finish()
+            return terms
+        check_batch(x if x.is_floating_point() or x.dim() < 2 else x[:, :0].float(), y)  # a replay checks nothing
+        if not self._images_recorded:
+            x = self._images(x)
+        whole = self._update.optimizer.why_not_capturable is None
+        terms = self._graph(x, y, self._settings(whole))
+        if not whole:
+            self._update.finish()
+        return terms
+
+    def _recorded(self, x, y) -> dict[str, torch.Tensor]:
+        """What a graph holds: the step, without the images' or the optimiser's part where those cannot be recorded."""
+        terms = self._gradients(self._images(x) if self._images_recorded else x, y)
+        if self._update.optimizer.why_not_capturable is None:
+            self._update.finish()
+        return terms
+
+    def _gradients(self, x, y) -> dict[str, torch.Tensor]:
+        self._update.start()
         prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng)
         prepared.accumulate()
-        self.optimizer.step()
         self.rng[1].add_(1)
         return prepared.terms
 
-    @torch.no_grad()
-    def _images(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def _images_recorded(self) -> bool:
+        return self.augment is None or getattr(self.augment, "capturable", False)
+
+    def _settings(self, whole: bool) -> tuple:
+        """All that a recording freezes: modes, numbers, and where everything lies."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return (whole, id(self.objective), id(self.augment), id(self.view.flat), self._update.optimizer.settings(),
+                tuple(m.training for m in self.model.modules()),
+                tuple((t.data_ptr(), t.requires_grad) for t in tensors))
+
+    def _check_images(self, x) -> None:
         if not isinstance(x, torch.Tensor) or x.device != self.device:
             where = x.device if isinstance(x, torch.Tensor) else type(x).__name__
             raise UserError(f"x must be a tensor on the model's device {self.device}, got {where}")
-        if x.dtype == torch.uint8:
-            x = x.to(self._ramp.dtype) / 255
-        elif x.dtype in (torch.float16, torch.bfloat16):
+        if x.dtype in (torch.float16, torch.bfloat16):
             raise UserError(f"x must be uint8 or float32 images, got {x.dtype}, which is too coarse for eps; "
                             "amp='bf16' computes in bfloat16 and keeps the images float32")
-        if self.augment is not None:
-            x = self.augment(x, self.rng)
+
+    @torch.no_grad()
+    def _images(self, x: torch.Tensor) -> torch.Tensor:
+        uint8 = x.dtype == torch.uint8
+        if getattr(self.augment, "accepts_uint8", False):
+            x = self.augment(x, self.rng, memory_format=self._memory_format)
+        else:
+            if uint8 and x.dim() == 4:
+                x = crop_flip(x, None, padding=0, flip=False, memory_format=self._memory_format)
+            elif uint8:
+                x = x.float() / 255
+            x = x if self.augment is None else self.augment(x, self.rng)
+        x = x.to(self._ramp.dtype) if uint8 else x
         return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 
     def state_dict(self) -> dict[str, int]:
@@ -110,9 +209,13 @@ def _check_optimizer(parameters, optimizer) -> None:
 
 
 def check_engine(engine: str) -> str:
-    if engine not in ENGINES:
-        raise UserError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    return engine
+    return _check_choice("engine", engine, ENGINES)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
 
 
 def _why_autograd(engine: str, model: torch.nn.Module, objective: Objective) -> str | None:
@@ -128,15 +231,11 @@ def _why_autograd(engine: str, model: torch.nn.Module, objective: Objective) -> 
     return reason
 
 
-def _amp_dtype(amp: str, device: torch.device, objective: Objective, engine: str) -> torch.dtype | None:
-    if amp not in AMP:
-        raise UserError(f"amp must be one of {', '.join(AMP)}, got {amp!r}")
+def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    _check_choice("amp", amp, AMP)
     if amp == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
-    if amp == "bf16" and device.type == "cpu" and engine == "autograd" and objective.penalised_point is not None:
-        raise UserError(f"amp='bf16' on a CPU is refused for {objective.name} with engine 'autograd', since PyTorch's "
-                        "double backward can give wrong weight gradients there; use amp='off'")
     return torch.bfloat16 if amp == "bf16" else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -55,6 +55,7 @@ class Config:
     seed: int
     device: str
     max_batches: int | None
+    capture: str = "auto"
 
     @property
     def has_adversary(self) -> bool:
@@ -97,6 +98,7 @@ def resolve(given: dict) -> Config:
         bn_mode=_choice("--bn-mode", given.get("bn_mode", "train"), ("train", "eval")),
         engine=_choice("--engine", given.get("engine", "auto"), ENGINES),
         amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
+        capture=_choice("--capture", given.get("capture", "auto"), ("auto", "on", "off")),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None)
 
@@ -109,15 +111,17 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
         raise UserError(f"{run_dir} is not the folder of a run: it holds no config.json")
     try:
         whole = json.loads(path.read_text())
-        return Config(**{field.name: whole[field.name] for field in fields(Config)}), whole
+        names = [field.name for field in fields(Config) if field.name in whole or field.default is MISSING]
+        return Config(**{name: whole[name] for name in names}), whole
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the settings of an atlas_fast run ({type(error).__name__}: {error})") from error
 
 
 def differing(old: Config, new: Config) -> list[str]:
-    """Names of the settings that differ and change the result; where the data lie and the device do not count."""
+    """Names of the settings that differ and change the result; where the data lie, the device and the way a step is
+    launched do not count."""
     old, new = asdict(old), asdict(new)
-    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device")]
+    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device", "capture")]
 
 
 def _choice(option: str, value: str, allowed) -> str:

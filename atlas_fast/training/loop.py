@@ -115,7 +115,10 @@ def restore(run: Run, out: Path) -> tuple[list[dict], float]:
     """Load last.pt into the run, and cut the log back to it. Returns the log's lines and the seconds trained."""
     state = checkpoint.load_last(out / "last.pt", run.device)
     checkpoint.fill(run.model, state["model"], out / "last.pt")
+    fused = run.optimizer.param_groups[0]["fused"]  # depends on the device, which may be another one now
     run.optimizer.load_state_dict(state["optimizer"])
+    for group in run.optimizer.param_groups:
+        group["fused"] = fused
     run.step.load_state_dict(state["step"])
     run.schedule.load_state_dict(state["schedule"])
     return logs.truncate(out / "log.jsonl", run.schedule.epoch), state["seconds"]

@@ -51,17 +51,19 @@ def load_data(config: Config) -> Dataset:
 def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     """Build a run. UserError: anything that would make it fail. dataset: as `load_data` gives it, if at hand."""
     device = torch.device(config.device)
+    torch.backends.cudnn.benchmark = True  # every batch of a run has one shape
     dataset = dataset or load_data(config)
     torch.manual_seed(config.seed)
     model = models.create(config.model, dataset.num_classes, dataset.in_channels, dataset.image_size)
     channels_last = device.type == "cuda"
     model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     _try_network(model, dataset, config.model, device)
+    # Fused, it lets the device skip a step with an unusable gradient and fits into a CUDA graph.
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
-                                weight_decay=config.weight_decay)
+                                weight_decay=config.weight_decay, fused=device.type == "cuda")
     step = TrainingStep(model, make_objective(config), optimizer, engine=config.engine, amp=config.amp,
                         augment=CropFlip() if config.augment == "crop-flip" else None, seed=config.seed,
-                        bn_mode=config.bn_mode)
+                        bn_mode=config.bn_mode, capture=config.capture)
     batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
                       config.max_batches)
     model.train()
@@ -91,7 +93,8 @@ def describe(run: Run) -> dict:
              "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
              "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
              "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters())}
-    engine = {"engine_used": run.step.engine, "engine_reason": run.step.engine_reason}
+    engine = {"engine_used": run.step.engine, "engine_reason": run.step.engine_reason,
+              "capture_reason": run.step.capture_reason}
     return {**asdict(run.config), **sizes, **engine, "device_name": device_name, "versions": versions}
 
 

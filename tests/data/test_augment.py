@@ -6,6 +6,7 @@ from atlas_fast.data import CropFlip
 
 
 def naive(x, crop, rng):
+    x = x.float() / 255 if x.dtype == torch.uint8 else x
     out = torch.empty_like(x)
     for i, (down, right, mirror) in enumerate(zip(*(t.tolist() for t in crop.offsets(len(x), rng)), strict=True)):
         padded = torch.zeros(x.shape[1], x.shape[2] + 2 * crop.padding, x.shape[3] + 2 * crop.padding, dtype=x.dtype)
@@ -31,6 +32,16 @@ def test_keeps_channels_last_and_its_input():
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(x, before)
     assert torch.equal(out, CropFlip()(x.contiguous(), ops.make_rng(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_writes_the_layout_that_is_asked_for(dtype):
+    x, crop, rng = torch.randint(256, (4, 3, 8, 6)).to(dtype), CropFlip(), ops.make_rng(1)
+    for source in (x, x.contiguous(memory_format=torch.channels_last)):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            out = crop(source, rng, memory_format=memory_format)
+            assert out.dtype == torch.float32 and out.is_contiguous(memory_format=memory_format)
+            assert torch.equal(out, crop(x, rng))
 
 
 def test_depends_on_the_rng_alone():

@@ -136,7 +136,7 @@ def test_a_step_computes_each_gradient_once_and_none_for_the_images(batch):
         assert seen.masks == [(True, False, False)] * 4  # crafting, then v^T J: two convolutions each
         prepared.accumulate()
     last = seen.masks[4:]
-    assert sum(weight for _, weight, _ in last) == 4  # two convolutions at x' and at x
+    assert sum(weight for _, weight, _ in last) == 6  # two convolutions at x', at x and of the tangent
     # The second convolution's input gradient at x' and x; none of the first convolution's, whose input is an image.
     assert sum(image for image, _, _ in last) == 2
 

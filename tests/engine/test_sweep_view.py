@@ -5,75 +5,15 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import FAMILIES, assert_same, atlas, family, gradients, images, objective_of, stirred
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_fast import models, objectives, ops
-from atlas_fast.engine import ENGINES, AutogradView, SweepView, TrainingStep, program
+from atlas_fast.engine import ENGINES, SweepView, TrainingStep, graph, program
+from atlas_fast.engine.rules import pooling
 from atlas_fast.engine.sweep_view import unsupported
 from atlas_fast.errors import UserError
-
-KEYWORDS = {"eps": 0.1, "alpha": 0.02, "beta": 0.5, "steps": 1}
-
-
-def objective_of(method, **changes):
-    keywords = {**KEYWORDS, **changes}
-    return objectives.create(method, **{k: v for k, v in keywords.items() if k in objectives.parameters(method)})
-
-
-def atlas(**changes):
-    return objective_of("atlas", **changes)
-
-
-def images(model_channels=3, size=8, count=4, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(count, model_channels, size, size, dtype=dtype, generator=generator), torch.arange(count) % 5
-
-
-def stirred(model, dtype=torch.float64):
-    """Biases, gammas and running statistics that are not 0 and 1."""
-    model, generator = model.to(dtype), torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.dtype == dtype and value.dim() == 1:
-                noise = torch.rand(value.shape, dtype=dtype, generator=generator)
-                value.copy_(0.5 + noise if "var" in name else value + 0.3 * (noise - 0.5))
-    return model
-
-
-def gradients(view, objective, x, y):
-    """(loss, x', {name: gradient}, buffers) of one training step without its update."""
-    prepared = program.prepare(objective, view, x, y, rng=ops.make_rng(3, 1))
-    prepared.accumulate()
-    grads = {name: p.grad for name, p in view.model.named_parameters()}
-    return prepared.loss, grads, dict(view.model.named_buffers())
-
-
-def assert_same(model, objective, x, y, bn_mode="train", rtol=1e-9):
-    """x' follows from the rng: an x' that differed would show in every gradient."""
-    results = [gradients(view(copy.deepcopy(model), bn_mode), objective, x, y) for view in (AutogradView, SweepView)]
-    (loss, expected, buffers), (own_loss, own, own_buffers) = results
-    torch.testing.assert_close(own_loss, loss, rtol=1e-12, atol=0)
-    largest = max(g.norm() for g in expected.values() if g is not None)
-    for name, g in expected.items():
-        assert (own[name] is None) == (g is None), name
-        if g is not None:  # a bias before BatchNorm has a zero gradient, of which only rounding is left
-            assert (own[name] - g).norm() <= rtol * torch.maximum(g.norm(), 1e-6 * largest), name
-    for name, value in buffers.items():
-        torch.testing.assert_close(own_buffers[name], value, rtol=1e-12, atol=0)
-    return own
-
-
-FAMILIES = {
-    "small_cnn": (lambda: models.small_cnn(5, 1, 8, channels=(3, 4), hidden=7), 1),
-    "wide_resnet": (lambda: models.wide_resnet(10, 1, 5, normalize=((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))), 3),
-}
-
-
-def family(name):
-    torch.manual_seed(0)
-    make, channels = FAMILIES[name]
-    return stirred(make()), *images(channels)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -138,6 +78,9 @@ LAYERS = {
     "without running statistics": lambda: sequential(nn.BatchNorm2d(4, track_running_stats=False), features=256),
     "max pool": lambda: sequential(nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(4, 4, 1), features=64),
     "max pool, ceil": lambda: sequential(nn.MaxPool2d(3, ceil_mode=True), features=36),
+    "relu, max pool": lambda: sequential(nn.ReLU(True), nn.MaxPool2d(3, 2, padding=1), features=64),
+    "relu, max pool twice": lambda: sequential(nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.ReLU(), features=16),
+    "batch norm, relu, max pool": lambda: sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=64),
     "average pool": lambda: sequential(nn.ReLU(), nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), features=64),
     "global pool": lambda: sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), features=4),
     "adaptive pool": lambda: sequential(nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), features=24),
@@ -201,6 +144,13 @@ def sum_that_widens(m, x):
     return m.fc(torch.add(h.mean((2, 3), keepdim=True), h).flatten(1))
 
 
+def pooled_twice(m, x):
+    """The ReLU before the first pooling has another user, the one before the second has not."""
+    a = F.relu(m.conv(x))
+    b = F.max_pool2d(a, 3, 1, padding=1) - 0.25
+    return m.fc4(F.max_pool2d(m.conv2(b).relu(), 2).mean((2, 3)) + a.mean((2, 3)))
+
+
 FUNCTIONS = {
     "branches": branches,
     "activations added": activations_added,
@@ -209,8 +159,11 @@ FUNCTIONS = {
     "flatten": lambda m, x: m.fc(torch.flatten(m.conv(x).relu(), 1)),
     "sizes": lambda m, x: m.fc(m.conv(x).relu_().view(-1, 4 * x.size(2) * x.size(3))),
     "mean": lambda m, x: m.fc4(F.relu(m.bn(m.conv(x))).mean([-2, -1])),
+    "permute": lambda m, x: m.fc(torch.permute(m.conv(x).permute(0, 2, 3, 1).relu(), (0, 3, 1, -2)).flatten(1)),
     "torch.mean": lambda m, x: m.fc4(torch.flatten(torch.mean(m.bn(m.conv(x)), (2, 3), keepdim=True), 1)),
     "pools": lambda m, x: m.fc4(F.adaptive_avg_pool2d(F.avg_pool2d(F.max_pool2d(m.conv(x), 2), 2), 1).flatten(1)),
+    "pooled twice": pooled_twice,
+    "relu in place, pool": lambda m, x: m.fc4(m.relu(F.max_pool2d(m.relu(m.conv(x)), 3)).mean((2, 3))),
     "normalised": lambda m, x: m.fc(m.conv((x - m.mean[None, :, None, None]) / 0.25).relu().flatten(1)),
     "constants": lambda m, x: m.fc(m.conv(1.5 * (1 - x) * 2 + m.mean.view(-1, 1, 1)).relu().mul(0.5).flatten(1)),
     "constant that widens": lambda m, x: m.fc(m.conv(x.mean(1, keepdim=True) - m.mean.view(3, 1, 1)).relu().flatten(1)),
@@ -223,6 +176,33 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function(name):
     assert_same(stirred(Written(FUNCTIONS[name])), atlas(num_projections=2), *images())
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("name", ["relu, max pool", "batch norm, relu, max pool", "pooled twice"])
+def test_pooling_with_and_without_its_kernel(name, kernel, monkeypatch):
+    if kernel and not ops.backends()["relu_max_pool"]["cpu"][0] == "C++":
+        pytest.skip("compiled extension not installed")
+    ran, model = [], LAYERS[name]() if name in LAYERS else Written(FUNCTIONS[name])
+    fused = pooling.relu_max_pool
+    monkeypatch.setattr(pooling, "relu_max_pool", lambda *args: ran.append(args) or fused(*args))
+    if not kernel:
+        monkeypatch.setattr(pooling, "has_kernel_for", lambda x, kernel: False)
+    assert_same(stirred(model), atlas(num_projections=2), *images())
+    assert bool(ran) == kernel
+
+
+def test_which_relus_join_their_pooling():
+    def rules(model):
+        return [type(step.rule).__name__ + (" of relu" if getattr(step.rule, "relu", False) else "")
+                for step in graph.build(model).steps]
+
+    assert rules(LAYERS["relu, max pool"]()) == ["Convolution", "MaxPool of relu", "Flatten", "Linear"]
+    assert rules(LAYERS["max pool"]())[:2] == ["Convolution", "MaxPool"]
+    names = rules(LAYERS["batch norm, relu, max pool"]())
+    assert names[:3] == ["Convolution", "BatchNorm of relu", "MaxPool of relu"]
+    names = rules(Written(pooled_twice))
+    assert names[:3] == ["Convolution", "ReLU", "MaxPool of relu"] and names.count("ReLU") == 1
 
 
 def test_channels_last():
@@ -465,14 +445,14 @@ def test_bfloat16_errs_as_pytorch_does(method):
         if method == "jac":
             (v,) = ops.unit_vectors(ops.make_rng(3, 1), *logits.shape)
             (rows,) = torch.autograd.grad(logits, x, v, create_graph=True)
-            loss = loss + KEYWORDS["alpha"] * rows.square().sum() * (5 / len(x))
+            loss = loss + 0.02 * rows.square().sum() * (5 / len(x))
         stock = torch.autograd.grad(loss, list(model.parameters()))
     assert all(g.dtype == torch.float32 for g in own)
     assert relative_error(own, exact) <= 3 * relative_error(stock, exact) < 1
 
 
 def test_bfloat16_on_a_cpu_is_allowed():
-    """The weight gradients do not come from PyTorch's double backward, for which autograd refuses it."""
+    """The weight gradients do not come from PyTorch's double backward."""
     model = models.small_cnn(5, 3, 8)
     step = TrainingStep(model, atlas(), torch.optim.SGD(model.parameters(), lr=0.01), amp="bf16")
     x, y = images(dtype=torch.float32)

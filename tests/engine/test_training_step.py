@@ -9,6 +9,7 @@ from torch import nn
 
 import atlas_fast.objectives as objectives
 from atlas_fast import ops
+from atlas_fast.data import CropFlip
 from atlas_fast.engine import TrainingStep
 from atlas_fast.errors import UserError
 
@@ -134,6 +135,21 @@ def test_uint8_images_are_divided_by_255_and_then_augmented():
     assert torch.equal(seen[0][0], x.float() / 255) and seen[0][1] == [4, 0]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_crop_flip_takes_the_bytes_and_writes_the_models_layout(dtype, layout, monkeypatch):
+    x = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8)
+    crop, seen = CropFlip(padding=1), []
+    monkeypatch.setattr(CropFlip, "__call__", lambda self, *args, **keywords: seen.append((args, keywords)) or (
+        ops.crop_flip(args[0], args[1], 1, **keywords)))
+    step = TrainingStep(model := net(dtype).to(memory_format=layout), atlas(), sgd(model), augment=crop, seed=4)
+    images = step._images(x)
+    assert seen[0][0][0] is x and seen[0][1] == {"memory_format": layout}
+    assert images.dtype == dtype and images.is_contiguous(memory_format=layout)
+    assert torch.equal(images, ops.crop_flip(x, ops.make_rng(4), 1).to(dtype))
+    assert torch.isfinite(step(x, torch.arange(6) % 5)["loss"])
+
+
 def test_images_become_channels_last_with_the_model():
     seen = []
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -154,20 +170,21 @@ def test_frozen_parameters_get_no_gradient_and_stay():
     assert model[0].weight.grad is None and torch.equal(model[0].weight, before) and model[4].weight.grad is not None
 
 
-def test_bfloat16_on_a_cpu():
-    """Without a Jacobian it trains, with float32 images; with one it is refused, as autocast around an objective is."""
+@pytest.mark.parametrize("method", ["atlas_g", "atlas"])
+def test_bfloat16_on_a_cpu(method):
+    """With float32 images, with a Jacobian penalty as well (see test_convolution_fix.py for its precision)."""
     model = net(torch.float32)
     seen = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
     (x, y), = batches(1, torch.float32)
-    step = TrainingStep(model, objectives.atlas_g(eps=EPS, beta=1.0), sgd(model), amp="bf16")
-    assert torch.isfinite(step(x, y)["loss"]) and set(seen) == {torch.float32}
+    keywords = {"eps": EPS, "alpha": ALPHA, "beta": BETA}
+    objective = objectives.create(method, **{k: v for k, v in keywords.items() if k in objectives.parameters(method)})
+    step = TrainingStep(model, objective, sgd(model), amp="bf16")
+    assert step.engine == "autograd" and torch.isfinite(step(x, y)["loss"]) and set(seen) == {torch.float32}
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
-    with pytest.raises(UserError, match="bf16' on a CPU is refused for atlas"):
-        TrainingStep(model, atlas(), sgd(model), amp="bf16")
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(UserError, match="bfloat16 on a CPU is refused"):
-        atlas()(model, x, y)
-    assert TrainingStep(model, atlas(), sgd(model), amp="auto").amp is None
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(model, x, y).backward()
+    assert TrainingStep(model, objective, sgd(model), amp="auto").amp is None
 
 
 @pytest.mark.parametrize(("keywords", "message"), [

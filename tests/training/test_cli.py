@@ -31,7 +31,6 @@ BAD = [
     (["--dataset", "npz", "--data-dir", "nowhere"], "no file or folder nowhere"),
     (["--dataset", "imagefolder", "--data-dir", "nowhere"], "no folder nowhere"),
     (["--validation-size", "0"], "validation size"), (["--image-size", "16"], "imagefolder"),
-    (["--amp", "bf16", "--device", "cpu", "--engine", "autograd"], "bf16"),
     (["--method", "plain", "--baseline"], "--baseline"),
     (["--seed", "-1"], "--seed"), (["--max-batches", "0"], "--max-batches"),
 ]

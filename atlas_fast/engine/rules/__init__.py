@@ -3,6 +3,7 @@
 A rule is made from a module, or from the arguments that follow the input in a call, and offers
 
     forward(*inputs, *constants)        -> (output, saved)
+    part(saved, take)                   -> saved of some of the samples; take(tensor or shape): the same for one tensor
     backward(saved, g, wanted, grads)   -> (an adjoint per input, None where wanted is False; recorded)
     tangent(saved, recorded, t, grads)  -> (tangent of the output, adjoint that goes to the first input, or None)
 
@@ -33,11 +34,11 @@ from .linear import Linear
 from .mean import Mean
 from .pooling import AdaptiveAvgPool, AvgPool, MaxPool
 from .relu import ReLU
-from .shape import Flatten, Identity, Reshape
+from .shape import Flatten, Identity, Permute, Reshape
 from .unmatched import Unmatched
 
-__all__ = ["FUNCTIONS", "METHODS", "MODULES", "Add", "Affine", "BatchNorm", "ReLU", "Reshape",
-           "Unmatched"]
+__all__ = ["FUNCTIONS", "METHODS", "MODULES", "Add", "Affine", "BatchNorm", "Flatten", "MaxPool", "Mean", "ReLU",
+           "Reshape", "Unmatched"]
 
 
 def _dropout(p=0.5, training=True, inplace=False):
@@ -50,21 +51,23 @@ MODULES = {
     nn.Conv2d: Convolution,
     nn.Linear: Linear,
     nn.BatchNorm2d: BatchNorm,
-    nn.ReLU: lambda module, amp: ReLU(),
-    nn.MaxPool2d: lambda m, amp: MaxPool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
-    nn.AvgPool2d: lambda m, amp: AvgPool(m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad,
-                                         m.divisor_override),
-    nn.AdaptiveAvgPool2d: lambda module, amp: AdaptiveAvgPool(module.output_size),
-    nn.Flatten: lambda module, amp: Flatten(module.start_dim, module.end_dim),
-    nn.Identity: lambda module, amp: Identity(),
-    **dict.fromkeys((nn.Dropout, nn.Dropout2d), lambda module, amp: _dropout(module.p, module.training)),
+    nn.ReLU: lambda module, weights: ReLU(),
+    nn.MaxPool2d: lambda m, weights: MaxPool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode,
+                                             m.return_indices),
+    nn.AvgPool2d: lambda m, weights: AvgPool(m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad,
+                                             m.divisor_override),
+    nn.AdaptiveAvgPool2d: lambda module, weights: AdaptiveAvgPool(module.output_size),
+    nn.Flatten: lambda module, weights: Flatten(module.start_dim, module.end_dim),
+    nn.Identity: lambda module, weights: Identity(),
+    **dict.fromkeys((nn.Dropout, nn.Dropout2d), lambda module, weights: _dropout(module.p, module.training)),
 }
-"""Exact type of a module -> (module, amp dtype or None) -> rule. Subclasses may do something else."""
+"""Exact type of a module -> (module, low-precision weights or None) -> rule. Subclasses may do something else."""
 
 FUNCTIONS = {
     torch.relu: ReLU, torch.relu_: ReLU, F.relu: ReLU, F.relu_: ReLU,
     F.max_pool2d: MaxPool, torch.max_pool2d: MaxPool, F.avg_pool2d: AvgPool, F.adaptive_avg_pool2d: AdaptiveAvgPool,
-    torch.flatten: Flatten, torch.reshape: Reshape, torch.mean: Mean, F.dropout: _dropout, F.dropout2d: _dropout,
+    torch.flatten: Flatten, torch.reshape: Reshape, torch.permute: Permute, torch.mean: Mean,
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
     **{f: Add for f in (operator.add, operator.iadd, torch.add)},
     **{f: Affine.subtract for f in (operator.sub, operator.isub, torch.sub)},
     **{f: Affine.multiply for f in (operator.mul, operator.imul, torch.mul)},
@@ -72,7 +75,8 @@ FUNCTIONS = {
 }
 METHODS = {
     "relu": ReLU, "relu_": ReLU, "flatten": Flatten, "reshape": Reshape, "view": Reshape, "mean": Mean,
-    "contiguous": Identity, "add": Add, "add_": Add, "sub": Affine.subtract, "sub_": Affine.subtract,
+    "permute": Permute, "contiguous": Identity,
+    "add": Add, "add_": Add, "sub": Affine.subtract, "sub_": Affine.subtract,
     "mul": Affine.multiply, "mul_": Affine.multiply, "div": Affine.divide, "div_": Affine.divide,
 }
 """A function or a tensor's method -> what makes the rule from the arguments after the input."""

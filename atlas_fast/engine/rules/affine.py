@@ -38,6 +38,10 @@ class Affine:
         y = self.operation(x, c)
         return y, (c, x.shape, x.dtype, y.shape, y.dtype)
 
+    def part(self, saved, take):
+        c, shape, dtype, out_shape, out_dtype = saved
+        return c, take(shape), dtype, take(out_shape), out_dtype
+
     def backward(self, saved, g, wanted, grads):
         c, shape, dtype, _, _ = saved
         return (self.linear(g, c).sum_to_size(shape).to(dtype) if wanted[0] else None,), None

@@ -7,8 +7,12 @@ computes it as a forward convolution whose kernel has the image's size: 1.7 to 4
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
+from ..gradients import NONE
+from ..low_precision import LowPrecision
 from . import input_gradient
 from .unmatched import Unmatched
 
@@ -19,10 +23,10 @@ class Convolution:
     KEEPS_OUTPUT, VIEW, OWNS_ADJOINT = False, False, True
     overwrite = None
 
-    def __init__(self, module: torch.nn.Conv2d, amp: torch.dtype | None):
+    def __init__(self, module: torch.nn.Conv2d, weights: LowPrecision | None):
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             raise Unmatched(f"a convolution with padding {module.padding!r} and padding_mode {module.padding_mode!r}")
-        self.module, self.amp = module, amp
+        self.module, self.weights = module, weights
         self.geometry = (module.stride, module.padding, module.dilation, False, (0, 0), module.groups)
 
     @property
@@ -30,10 +34,14 @@ class Convolution:
         return [p for p in (self.module.weight, self.module.bias) if p is not None]
 
     def forward(self, x):
-        weight, bias = self.module.weight, self.module.bias
-        saved = (x, weight) if self.amp is None else (x.to(self.amp), weight.to(self.amp))
-        bias = bias if bias is None or self.amp is None else bias.to(self.amp)
-        return aten.convolution(*saved, bias, *self.geometry), (*saved, x.dtype)
+        dtype, weight, bias = x.dtype, self.module.weight, self.module.bias
+        if self.weights is not None:
+            x, weight = x.to(self.weights.dtype), self.weights(weight)
+            bias = None if bias is None else self.weights(bias)
+        return aten.convolution(x, weight, bias, *self.geometry), (x, weight, dtype)
+
+    def part(self, saved, take):
+        return take(saved[0]), *saved[1:]
 
     def backward(self, saved, g, wanted, grads):
         x, weight, dtype = saved
@@ -49,6 +57,9 @@ class Convolution:
     def _gradients(self, x, weight, g, grads, input_too: bool, bias: bool = True):
         """Adds the weight gradients of the pair (x, g) to grads; returns the input gradient if asked."""
         module, dx, special = self.module, None, None
+        if grads.beside is not None and grads.takes(module.weight):
+            grads.beside.run(functools.partial(self._weights, grads, bias), x, weight, g)
+            grads, bias = NONE, False
         if input_too and (special := input_gradient.special(module, g)):
             dx = special(g, weight, module, x.shape[2:])
         mask = (input_too and special is None, grads.takes(module.weight), bias and grads.takes(module.bias))
@@ -58,3 +69,9 @@ class Convolution:
             grads.add(module.bias, db)
             dx = native if dx is None else dx
         return dx
+
+    def _weights(self, grads, bias, x, weight, g):
+        mask = (False, True, bias and grads.takes(self.module.bias))
+        _, dw, db = aten.convolution_backward(g, x, weight, (weight.shape[0],), *self.geometry, mask)
+        grads.add(self.module.weight, dw)
+        grads.add(self.module.bias, db)

@@ -21,9 +21,9 @@ _FEW = 16
 
 def special(module: torch.nn.Conv2d, g: torch.Tensor):
     """The function (g, weight, module, size of the input) -> input gradient that is faster here, or None."""
-    if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.float64) or not g.is_contiguous():
+    if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.float64) or module.groups > 1:
         return None
-    if module.groups > 1:
+    if not (g.is_contiguous() or g.is_contiguous(memory_format=torch.channels_last)):
         return None
     if module.in_channels == 1:
         return by_columns
@@ -50,7 +50,8 @@ def by_phases(g, weight, module, size):
     weight = weight.view(out, channels, qh, sh, qw, sw).permute(1, 3, 5, 0, 2, 4).flip(-2, -1)
     weight = weight.reshape(channels * sh * sw, out, qh, qw)
     phases = F.conv2d(g, weight, padding=(qh - 1, qw - 1)).unflatten(1, (channels, sh, sw))
-    dx = g.new_zeros(g.shape[0], channels, *size)
+    layout = torch.contiguous_format if g.is_contiguous() else torch.channels_last  # the activations are as g is
+    dx = torch.empty(g.shape[0], channels, *size, dtype=g.dtype, device=g.device, memory_format=layout).zero_()
     for a in range(sh):
         into_rows, rows = _places(a, sh, module.padding[0], size[0], phases.shape[4])
         for b in range(sw):

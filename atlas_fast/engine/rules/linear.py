@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from ..low_precision import LowPrecision
+
 
 class Linear:
     KEEPS_OUTPUT, VIEW, OWNS_ADJOINT = False, False, True
     overwrite = None
 
-    def __init__(self, module: torch.nn.Linear, amp: torch.dtype | None):
-        self.module, self.amp = module, amp
+    def __init__(self, module: torch.nn.Linear, weights: LowPrecision | None):
+        self.module, self.weights = module, weights
 
     @property
     def parameters(self):
         return [p for p in (self.module.weight, self.module.bias) if p is not None]
 
     def forward(self, x):
-        weight, bias = self.module.weight, self.module.bias
-        saved = (x, weight) if self.amp is None else (x.to(self.amp), weight.to(self.amp))
-        bias = bias if bias is None or self.amp is None else bias.to(self.amp)
-        return torch.nn.functional.linear(*saved, bias), (*saved, x.dtype)
+        dtype, weight, bias = x.dtype, self.module.weight, self.module.bias
+        if self.weights is not None:
+            x, weight = x.to(self.weights.dtype), self.weights(weight)
+            bias = None if bias is None else self.weights(bias)
+        return torch.nn.functional.linear(x, weight, bias), (x, weight, dtype)
+
+    def part(self, saved, take):
+        return take(saved[0]), *saved[1:]
 
     def backward(self, saved, g, wanted, grads):
         x, weight, dtype = saved

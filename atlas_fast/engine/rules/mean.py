@@ -17,6 +17,9 @@ class Mean:
     def forward(self, x):
         return x.mean(self.dims, keepdim=self.keepdim), x.shape
 
+    def part(self, saved, take):
+        return take(saved)
+
     def backward(self, saved, g, wanted, grads):
         if not wanted[0]:
             return (None,), None

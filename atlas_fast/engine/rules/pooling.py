@@ -1,9 +1,12 @@
-"""Max and average pooling: linear once the maxima are chosen."""
+"""Max and average pooling: linear once the maxima are chosen. Max pooling may take a ReLU before it along."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
+from ...ops.relu_max_pool import has_kernel_for, relu_max_pool, relu_max_pool_backward, relu_max_pool_tangent
 from .unmatched import Unmatched
 
 aten = torch.ops.aten
@@ -15,7 +18,7 @@ def _pair(value) -> list[int]:
 
 
 class MaxPool:
-    KEEPS_OUTPUT, VIEW, OWNS_ADJOINT, parameters = False, False, True, ()
+    VIEW, OWNS_ADJOINT, parameters = False, True, ()
     overwrite = None
 
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -23,19 +26,49 @@ class MaxPool:
             raise Unmatched("max pooling that returns indices")
         kernel = _pair(kernel_size)
         self.geometry = (kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
+        self.relu = False  # max_pool(relu(x)), set by the graph
+
+    @property
+    def KEEPS_OUTPUT(self):
+        return self.relu  # where PyTorch pools, the output says which windows the ReLU lets through
 
     def forward(self, x):
+        if self.relu and has_kernel_for(x, self.geometry[0]):
+            y, codes = relu_max_pool(x, *self.geometry)
+            return y, _Codes(codes, x.shape[-2:])
         y, indices = aten.max_pool2d_with_indices(x, *self.geometry)
-        return y, (x, indices)
+        if self.relu:
+            y.relu_()  # of the maxima: a quarter of the elements, or fewer
+        return y, (x, indices, y if self.relu else None)
+
+    def part(self, saved, take):
+        if isinstance(saved, _Codes):
+            return _Codes(take(saved.codes), saved.size)
+        return tuple(None if value is None else take(value) for value in saved)
 
     def backward(self, saved, g, wanted, grads):
-        x, indices = saved
-        dx = aten.max_pool2d_with_indices_backward(g, x, *self.geometry, indices) if wanted[0] else None
-        return (dx,), None
+        if not wanted[0]:
+            return (None,), None
+        if isinstance(saved, _Codes):
+            return (relu_max_pool_backward(g, *saved, *self.geometry[:4]),), None
+        x, indices, y = saved
+        if self.relu:
+            g = aten.threshold_backward(g, y, 0)
+        return (aten.max_pool2d_with_indices_backward(g, x, *self.geometry, indices),), None
 
     def tangent(self, saved, recorded, t, grads):
-        indices = saved[1]
-        return t[0].flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape), None
+        if isinstance(saved, _Codes):
+            return relu_max_pool_tangent(t[0], saved.codes, *self.geometry[:4]), None
+        _, indices, y = saved
+        out = t[0].flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
+        return aten.threshold_backward(out, y, 0) if self.relu else out, None
+
+
+class _Codes(NamedTuple):
+    """What ops.relu_max_pool leaves: neither the input nor 64-bit indices are kept."""
+
+    codes: torch.Tensor
+    size: torch.Size
 
 
 class AvgPool:
@@ -50,6 +83,9 @@ class AvgPool:
 
     def forward(self, x):
         return aten.avg_pool2d(x, *self.geometry), x
+
+    def part(self, saved, take):
+        return take(saved)
 
     def backward(self, saved, g, wanted, grads):
         return (aten.avg_pool2d_backward(g, saved, *self.geometry) if wanted[0] else None,), None
@@ -69,6 +105,9 @@ class AdaptiveAvgPool:
 
     def forward(self, x):
         return self._apply(x), x
+
+    def part(self, saved, take):
+        return take(saved)
 
     def backward(self, saved, g, wanted, grads):
         if not wanted[0]:

@@ -1,0 +1,57 @@
+"""The passes of BatchNorm by PyTorch's kernels, the tangent by `ops.norm_relu_tangent`; formulas in `batch_norm`."""
+
+from __future__ import annotations
+
+import torch
+
+from ...ops.norm_relu_tangent import norm_relu_tangent
+
+aten = torch.ops.aten
+
+
+def forward(z, module, running, groups, batch, momentum, relu):
+    """(act, mean, rstd); running statistics are updated group by group, in order."""
+    def one(part):
+        return aten.native_batch_norm(part, module.weight, module.bias, *running, batch, momentum, module.eps)
+
+    results = [one(part) for part in z.chunk(groups)]
+    out = results[0][0] if groups == 1 else torch.cat([r[0] for r in results])
+    if batch:
+        mean, rstd = (torch.stack([r[i] for r in results]) for i in (1, 2))
+    else:  # the kernels return none of these
+        mean, rstd = (v.expand(groups, -1) for v in (running[0], (running[1] + module.eps).rsqrt()))
+    return out.relu_() if relu else out, mean, rstd
+
+
+def backward(saved, g, module, relu, input_too, grads, total, extra):
+    """(dz or None, (D, sums))."""
+    weight, bias, groups = module.weight, module.bias, len(saved.mean)
+    D = aten.threshold_backward(g, saved.out, 0) if relu else g
+    wants_sums = grads.records or grads.takes(weight) or grads.takes(bias)
+
+    def one(part, z, mean, rstd):
+        return aten.native_batch_norm_backward(part, z, weight, *saved.running, mean, rstd, saved.batch, module.eps,
+                                               (input_too, wants_sums, wants_sums))
+
+    results = [one(*parts) for parts in zip(D.chunk(groups), saved.z.chunk(groups), saved.mean, saved.rstd,
+                                            strict=True)]
+    sums = torch.stack([torch.stack([r[i] for r in results]) for i in (2, 1)]) if wants_sums else None
+    for i, parameter in enumerate((bias, weight)):
+        if grads.takes(parameter):
+            grads.add(parameter, sums[i].sum(0))
+    if not input_too:
+        return None, (D, sums)
+    dz = results[0][0] if groups == 1 else torch.cat([r[0] for r in results])
+    if total is not None:
+        dz += total
+    if extra is not None:
+        dz[:len(extra)] += extra
+    return dz, (D, sums)
+
+
+def tangent(saved, recorded, t, t_b, module, relu, grads):
+    """(tangent of z, tangent of act, second-order adjoint of z or None)."""
+    D, sums = recorded
+    summed, out, extra = norm_relu_tangent(t, t_b, D, saved.z, saved.mean, saved.rstd, module.weight, module.bias, sums,
+                                           grads.slot(module.weight), len(saved.mean), saved.batch, relu)
+    return (t if t_b is None else summed), out, extra if saved.batch else None

@@ -1,0 +1,61 @@
+"""The end of a step: parameters and running statistics move on, or all stay where a gradient is not finite."""
+
+from __future__ import annotations
+
+import torch
+
+from .gradients import FlatGradients
+from .optimizer_step import OptimizerStep
+from .running_statistics import RunningStatistics
+
+
+class Update:
+    """skipped: how many steps were unusable, 0-d int64 on the device; flat: memory of the gradients, None until the
+    first step has shown which parameters get one."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self._model, self.optimizer = model, OptimizerStep(optimizer)
+        self._statistics = RunningStatistics(model)
+        self.flat: FlatGradients | None = None
+        self.skipped = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
+
+    def before(self) -> None:
+        """What the host does ahead of a step."""
+        if self.optimizer.on_device:
+            self.optimizer.prepare()
+        for parameter in self._model.parameters():
+            if self.flat is None or parameter not in self.flat.slots:
+                parameter.grad = None
+        if self.flat is not None:
+            self.flat.attach()
+
+    def start(self) -> None:
+        """Gradients are zero, and the running statistics are remembered."""
+        if self.flat is not None:
+            self.flat.zero()
+        self._statistics.keep()
+
+    def finish(self) -> None:
+        """One step of the optimiser by the gradients, unless one of them is not finite."""
+        self._gather()
+        if self.flat is None:  # nothing has a gradient
+            return
+        unusable = self.flat.not_finite()
+        if self.optimizer.on_device:
+            self.optimizer(unusable)
+            self._statistics.restore_if(unusable)
+            self.skipped.add_(unusable)
+        elif unusable.item():
+            self._statistics.restore()
+            self.skipped.add_(1)
+        else:
+            self.optimizer.optimizer.step()
+
+    def _gather(self) -> None:
+        """Put gradients that lie elsewhere into the one buffer."""
+        have = [p for p in self._model.parameters() if p.grad is not None]
+        slots = {} if self.flat is None else self.flat.slots
+        if any(p not in slots for p in have):
+            self.flat = FlatGradients(have)
+            torch._foreach_copy_(list(self.flat.slots.values()), [p.grad for p in self.flat.slots])
+            self.flat.attach()
