@@ -1,1 +1,1 @@
-"""Measurements: `pytest bench` (pytest-benchmark), `python -m bench.operations`, `python -m bench.step`."""
+"""Measurements: README.md lists the commands, results/README.md what they gave."""
