@@ -25,11 +25,16 @@ def check_batch(x: torch.Tensor, y: torch.Tensor) -> None:
                         "use torch.no_grad()")
 
 
+def check_output(logits: torch.Tensor, samples: int) -> None:
+    """A model must return logits [N, C] for N samples. Raises UserError."""
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != samples:
+        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"the model must return logits [{samples}, classes], got {got}")
+
+
 def check_logits(logits: torch.Tensor, y: torch.Tensor) -> None:
     """A model must return logits [N, C] and labels lie in 0..C-1 (looked at on the CPU only). Raises UserError."""
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(y):
-        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"the model must return logits [{len(y)}, classes], got {got}")
+    check_output(logits, len(y))
     if y.device.type == "cpu" and not (0 <= int(y.min()) and int(y.max()) < logits.shape[1]):
         raise UserError(f"labels must lie in 0..{logits.shape[1] - 1} (the model has {logits.shape[1]} outputs), "
                         f"got {int(y.min())}..{int(y.max())}")

@@ -19,6 +19,20 @@ def ascend_kl(logits: torch.Tensor, clean_probabilities: torch.Tensor) -> torch.
     return (logits.softmax(1, dtype=_wide(logits)) - clean_probabilities).to(logits.dtype)
 
 
+def ascend_margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """d/dlogits of sum (max_{u != y} f_u - f_y): 1 at the largest wrong logit, -1 at y's. C >= 2."""
+    label = y[:, None]
+    wrong = logits.scatter(1, label, -torch.inf).argmax(1)
+    return ascend_target_margin(logits, y, wrong)
+
+
+def ascend_target_margin(logits: torch.Tensor, y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """d/dlogits of sum (f_target - f_y). target: int64 [N], none of them y."""
+    classes = torch.stack([target, y], 1)
+    values = torch.tensor([1.0, -1.0], dtype=logits.dtype, device=logits.device).expand(len(y), 2)
+    return torch.zeros_like(logits).scatter_(1, classes, values)
+
+
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
     """softmax in at least float32."""
     return logits.softmax(1, dtype=_wide(logits))

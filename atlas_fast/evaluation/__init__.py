@@ -1,4 +1,4 @@
-"""Robust accuracy under attacks."""
+"""Robust accuracy under attacks, and reports of it."""
 
 from .robust_accuracy import evaluate, robust_accuracy
 

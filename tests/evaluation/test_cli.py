@@ -8,27 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from atlas_fast import train
 from atlas_fast.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    """A run of a few batches on two classes, dark and bright 8x8 images; 30 test images sorted by class."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    rng = np.random.default_rng(0)
-
-    def part(labels):
-        images = 60 + 120 * labels[:, None, None] + rng.integers(-50, 50, (len(labels), 8, 8))
-        return images.astype(np.uint8), labels
-
-    train_images, train_labels = part(np.arange(100) % 2)
-    test_images, test_labels = part(np.arange(30) // 15)
-    np.savez(folder / "data.npz", train_images=train_images, train_labels=train_labels, test_images=test_images,
-             test_labels=test_labels)
-    train.main(["--dataset", "npz", "--data-dir", str(folder / "data.npz"), "--model", "small_cnn", "--epsilon", "0.1",
-                "--batch-size", "30", "--epochs", "2", "--device", "cpu", "--out", str(folder / "run")])
-    return folder / "run"
 
 
 @pytest.fixture
@@ -63,6 +43,43 @@ def test_options(run_dir, evaluate_cli, tmp_path):
     assert json.loads(out.read_text())["attacks"]["pgd-2"]["settings"]["step_size"] == 0.03
 
 
+def test_per_sample_results_are_those_of_the_report(run_dir, evaluate_cli, tmp_path):
+    out = tmp_path / "a.json"
+    evaluate_cli.main([str(run_dir), "--attacks", "pgd-2", "pgd-3@eps/4", "--epsilon", "0.3", "--out", str(out),
+                       "--device", "cpu", "--batch-size", "7"])
+    report = json.loads(out.read_text())
+    with np.load(out.with_suffix(".per_sample.npz"), allow_pickle=False) as file:
+        arrays = dict(file)
+    correct = arrays["prediction"] == arrays["label"]
+    assert np.array_equal(arrays["correct"], correct) and correct.mean() == report["clean_accuracy"]
+    robust = correct.copy()
+    for name, result in report["attacks"].items():
+        broken = arrays[f"{name}/broken"]
+        assert np.array_equal(broken, arrays[f"{name}/prediction"] != arrays["label"])
+        assert (correct & ~broken).mean() == result["robust_accuracy"]
+        assert arrays[f"{name}/linf"].max() <= 0.3 + 1e-6 and (arrays[f"{name}/l2"] >= arrays[f"{name}/linf"]).all()
+        robust &= ~broken
+    assert np.array_equal(robust, arrays["robust"]) and robust.mean() == report["worst_case"]["robust_accuracy"]
+    assert len(arrays["distances/l2"]) == correct.sum() == report["distances"]["n"]
+
+
+def test_l2(run_dir, evaluate_cli, tmp_path):
+    out = tmp_path / "a.json"
+    evaluate_cli.main([str(run_dir), "--attacks", "pgd-4", "--norm", "L2", "--epsilon", "0.5", "--out", str(out),
+                       "--device", "cpu", "--any-step"])
+    settings = json.loads(out.read_text())["attacks"]["pgd-4"]["settings"]
+    assert (settings["norm"], settings["eps"], settings["step_size"]) == ("L2", 0.5, 2.5 * 0.5 / 4)
+    assert settings["any_step"] is True
+
+
+def test_transfer_from_another_run(run_dir, evaluate_cli, tmp_path):
+    out = tmp_path / "a.json"
+    evaluate_cli.main([str(run_dir), "--attacks", "transfer-3", "pgd-3", "--surrogate", str(run_dir), "--out", str(out),
+                       "--device", "cpu", "--epsilon", "0.3"])
+    attacks = json.loads(out.read_text())["attacks"]
+    assert attacks["transfer-3"]["robust_accuracy"] == attacks["pgd-3"]["robust_accuracy"]  # the surrogate is the model
+
+
 def test_limit_takes_images_of_all_classes(run_dir, evaluate_cli):
     config, whole = evaluate_cli.read_config(run_dir)
     data = evaluate_cli.load_data(config.dataset, config.data_dir, None)
@@ -76,6 +93,9 @@ def test_limit_takes_images_of_all_classes(run_dir, evaluate_cli):
     (["--attacks", "pgd"], "unknown attack 'pgd'"), (["--epsilon", "nan"], "--epsilon must be a finite number"),
     (["--epsilon", "0"], "--epsilon must be greater than 0"), (["--step-size", "-1"], "--step-size"),
     (["--limit", "0"], "--limit"), (["--batch-size", "0"], "--batch-size"), (["--device", "tpu"], "--device tpu"),
+    (["--norm", "L2"], "--norm L2 needs --epsilon"), (["--attacks", "transfer"], "--surrogate RUN"),
+    (["--attacks", "no_such:f"], "cannot be imported"), (["--surrogate", "/nowhere"], "config.json"),
+    (["--out", "/tmp/x.html"], "--out names the JSON file"), (["--norm", "L7"], "invalid choice"),
     (["--data-dir", "/nowhere/x.npz"], "x.npz"), (["--out", "/dev/null/x/report.json"], "cannot be written"),
 ])
 def test_wrong_use_is_refused_and_leaves_nothing(options, message, run_dir, evaluate_cli):

@@ -8,7 +8,6 @@ from atlas_fast import ops
 from atlas_fast.attacks import PGD
 from atlas_fast.errors import UserError
 from atlas_fast.evaluation import evaluate, robust_accuracy
-from atlas_fast.evaluation.suite import create_attack
 
 EPS = 0.05
 
@@ -45,7 +44,7 @@ def test_report_is_what_one_would_count(model, data):
     assert result["robust_accuracy"] == pytest.approx(robust.float().mean().item())
     assert 0 < result["robust_accuracy"] < report["clean_accuracy"]
     assert result["settings"] == {"eps": EPS, "step_size": 0.01, "steps": 7, "restarts": 1, "random_start": True,
-                                  "seed": 9}
+                                  "norm": "Linf", "any_step": False, "seed": 9}
     assert result["seconds"] > 0
     assert report["attacks"]["fgsm"]["settings"]["step_size"] == pytest.approx(1.25 * EPS)
     assert report["attacks"]["pgd-4-2"]["settings"]["restarts"] == 2
@@ -78,15 +77,6 @@ def test_an_image_that_is_wrong_without_attack_is_never_robust(data):
 
     clean, robust = robust_accuracy(flips, x, labels, attack)
     assert robust == clean < 1
-
-
-def test_names():
-    assert create_attack("fgsm", EPS).settings["steps"] == 1
-    assert create_attack("pgd-20", EPS).settings == PGD(EPS, steps=20).settings
-    assert create_attack("pgd-50-10", EPS, 0.01).settings == PGD(EPS, 0.01, 50, 10).settings
-    for name in ("pgd", "pgd-", "pgd-0", "pgd-2-0", "PGD-20", "autoatack", ""):
-        with pytest.raises(UserError, match="unknown attack .*; known are fgsm, pgd-K"):
-            create_attack(name, EPS)
 
 
 def test_wrong_use_is_refused(model, data):

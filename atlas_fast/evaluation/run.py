@@ -1,0 +1,161 @@
+"""Run attacks over a set of images, batch by batch, and keep what happened to every image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from .. import ops
+from ..attacks.checks import at_least_one
+from ..data import to_float
+from ..data.dataset import permutation
+from ..engine import FastNetwork
+from ..errors import UserError
+from .parts import Parts
+from .progress import Bar
+from .samples import EXAMPLES, AttackResult
+from .suite import Planned
+from .verify import checked_images, distance, eval_mode, predict
+
+_BATCH_KEYS = ("broken", "prediction", "linf", "l2", "kept", "adversaries", "seconds", "warnings")
+_DETAIL = "detail/"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model and the images [N, C, H, W] (uint8, or float in [0, 1]) and labels int64 [N] it is judged by.
+
+    seed: of random starts and subsets; keep_all: keep every adversary, not EXAMPLES of each attack; show: draw a
+    progress bar; parts: where finished batches are kept until the evaluation is over.
+    """
+
+    model: object
+    x: torch.Tensor
+    y: torch.Tensor
+    batch_size: int = 256
+    seed: int = 0
+    keep_all: bool = False
+    show: bool = False
+    parts: Parts | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are; x's device for a model without any."""
+        parameters = self.model.parameters() if isinstance(self.model, torch.nn.Module) else iter(())
+        return next((p.device for p in parameters), self.x.device)
+
+    @cached_property
+    def network(self) -> FastNetwork:
+        """The model as the package's attacks take it: folded, explicit passes, recorded on a GPU."""
+        with eval_mode(self.model):
+            return FastNetwork(self.model)
+
+    def predictions(self) -> np.ndarray:
+        """int64 [N]: the classes predicted at the images."""
+        return np.concatenate([self._predict(*self.images(slice(start, start + self._step)))
+                               for start in range(0, len(self.y), self._step)])
+
+    def attack(self, name: str, planned: Planned, correct: np.ndarray) -> AttackResult:
+        """What the attack does to the images. correct: bool [N], right without an attack (for the progress bar)."""
+        index = subset(len(self.y), planned.images, self.seed)
+        if self.parts:
+            self.parts.begin(name, planned.key)
+        bar, step = Bar(name if self.show else None, len(index)), self._step * planned.batches
+        batches, kept = [], 0
+        try:
+            for start in range(0, len(index), step):
+                rows = index[start:start + step]
+                batch = self.parts and self.parts.load(name, start, start + len(rows))
+                resumed = bool(batch)
+                if not resumed:
+                    batch = self._attack_batch(name, planned, rows, start, max(0, EXAMPLES - kept), correct)
+                    if self.parts:
+                        self.parts.save(name, start, start + len(rows), batch)
+                kept += len(batch["kept"])
+                batches.append(batch)
+                bar.add(len(rows), int((correct[rows] & ~batch["broken"]).sum()), resumed)
+        finally:
+            bar.close()
+        return _joined(batches, index, planned)
+
+    def _attack_batch(self, name, planned, rows, start, examples, correct) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        x, y = self.images(rows)
+        model = self.network if planned.takes_network else self.model
+        with eval_mode(self.model):
+            x_adv = planned.attack(model, x, y, rng=ops.make_rng(self.seed, 0, x.device), sample_offset=start)
+        x_adv = checked_images(x_adv, x, planned.eps, planned.norm, name)
+        prediction = self._predict(x_adv, y)
+        broken = prediction != y.cpu().numpy()
+        kept = np.flatnonzero(broken & correct[rows])[:examples]
+        if self.keep_all:
+            kept = np.arange(len(rows))
+        details = {_DETAIL + key: _per_image(value, len(rows), f"{name}'s {key}")
+                   for key, value in (getattr(planned.attack, "details", None) or {}).items()}
+        return {"broken": broken, "prediction": prediction, "kept": kept,
+                "linf": distance(x_adv, x, "Linf").float().cpu().numpy(),
+                "l2": distance(x_adv, x, "L2").float().cpu().numpy(),
+                "adversaries": x_adv[torch.from_numpy(kept).to(x_adv.device)].float().cpu().numpy(),
+                "seconds": np.array(time.perf_counter() - began),
+                "warnings": np.array(list(getattr(planned.attack, "warnings", None) or ()), dtype=np.str_), **details}
+
+    def _predict(self, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+        """By the model itself, batch_size images at a time."""
+        return torch.cat([predict(self.model, *pair) for pair in zip(x.split(self._step), y.split(self._step),
+                                                                     strict=True)]).cpu().numpy()
+
+    @property
+    def _step(self) -> int:
+        return at_least_one(self.batch_size, "batch_size")
+
+    def images(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float images and labels of these rows on the model's device."""
+        return to_float(self.x[rows].to(self.device)), self.y[rows].to(self.device)
+
+
+def subset(n: int, images: int | None, seed: int) -> np.ndarray:
+    """int64: all of 0..n-1, or `images` of them drawn by the seed (files may be sorted by class), in order."""
+    if images is None or images >= n:
+        return np.arange(n)
+    return permutation(n, seed, 0, ops.SHUFFLE)[:images].sort().values.numpy()
+
+
+def _per_image(value, n: int, what: str) -> np.ndarray:
+    """What an attack tells, an entry an image, as an array that needs no pickle. UserError where it is something else.
+    """
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype == object or array.shape[:1] != (n,):
+        raise UserError(f"{what} must have an entry for each of {n} images, got {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _joined(batches: list[dict], index: np.ndarray, planned: Planned) -> AttackResult:
+    """One result from those of its batches."""
+    lengths = np.cumsum([0] + [len(batch["broken"]) for batch in batches[:-1]])
+    join = {key: np.concatenate([batch[key] for batch in batches])
+            for key in ("broken", "prediction", "linf", "l2", "adversaries")}
+    details = [key for key in batches[0] if key not in _BATCH_KEYS]
+    return AttackResult(
+        settings=planned.settings, index=index, black_box=planned.black_box, **join,
+        kept=np.concatenate([batch["kept"] + first for batch, first in zip(batches, lengths, strict=True)]),
+        seconds=float(sum(batch["seconds"] for batch in batches)),
+        warnings=list(dict.fromkeys(str(line) for batch in batches for line in batch["warnings"])),
+        details={key.removeprefix(_DETAIL): np.concatenate([batch[key] for batch in batches]) for key in details})
+
+
+def check_data(x: torch.Tensor, y: torch.Tensor) -> None:
+    """x: images [N, C, H, W], uint8 or float in [0, 1]; y: int64 [N]; N >= 1. Raises UserError. Synchronises."""
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise UserError(f"x must be uint8 or float images, got {x.dtype}")
+    if x.dim() < 2 or len(x) == 0:
+        raise UserError(f"x must be a set of images [N, C, H, W] with N >= 1, got shape {list(x.shape)}")
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise UserError(f"y must be int64 labels of shape [{len(x)}], got {y.dtype} of shape {list(y.shape)}")
+    if x.dtype != torch.uint8:
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0 and high <= 1):
+            raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
