@@ -25,7 +25,7 @@ from bench import compiled_step, convolutions, epoch, harness, profile, roofline
 from bench.step_variants import REFERENCE, Variant, build, variants
 from bench.workload import batch, network, shape, workload
 
-TUNED, UNTUNED = Variant(None, True), Variant(None, True, tuned=False)  # autograd's double backward is PyTorch's
+TUNED, UNTUNED = Variant(None, True), Variant(None, True, tuned=False)
 
 
 class Found:

@@ -84,7 +84,7 @@ def dependencies() -> list[str]:
     torch, so a plain requirement would make pip replace the torch that is there. Elsewhere it stays the user's to
     add; the data sets say how. torch brings the Triton that belongs to it.
     """
-    needed = [TORCH, "numpy", "pillow", "scikit-learn", "matplotlib", "tqdm", "safetensors"]
+    needed = [TORCH, "numpy", "pillow", "scikit-learn", "matplotlib", "tqdm", "safetensors", "jinja2"]
     return needed if installed_torch() else [*needed, "torchvision"]
 
 
