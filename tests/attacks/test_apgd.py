@@ -267,6 +267,17 @@ def test_one_forward_and_one_backward_pass_a_step(attack, digits_net, digits):
     assert sum(backwards) == len(x) * targets * attack.steps
 
 
+@pytest.mark.parametrize("attack", [APGD(0.9, steps=50), APGDTargeted(0.9, steps=50)], ids=name)
+def test_who_is_broken_costs_nothing_any_more(attack, digits_net, digits):
+    images = []
+    handle = digits_net.register_forward_hook(lambda module, inputs, logits: images.append(len(logits)))
+    try:
+        x_adv = attack(digits_net, *digits, ops.make_rng(0))
+    finally:
+        handle.remove()
+    assert wrong(digits_net, x_adv, digits[1]).all() and sum(images) < 8 * len(digits[1])
+
+
 def test_a_success_of_a_pass_of_low_precision_is_checked(digits_net, digits):
     """Passes whose logits are so coarse that many samples only seem to be misclassified."""
     class Coarse(AutogradPasses):
