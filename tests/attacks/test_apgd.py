@@ -118,6 +118,7 @@ def their_starts(monkeypatch, attack, norm, x, draws):
     attack.attack_single_run = single
 
 
+@pytest.mark.filterwarnings("ignore:there are")  # the reference code's on gradients of 0
 @pytest.mark.parametrize("kind", ["ce", "dlr", "dlr-targeted"])
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_the_whole_attack_breaks_what_the_references_breaks(kind, norm, digits_net, digits, monkeypatch):
@@ -157,11 +158,9 @@ def by_definition(loss, logits, y, target=None):
     return -(logits[rows, y] - others.amax(1)) / (z[:, 0] - z[:, 2] + 1e-12)
 
 
-@pytest.mark.parametrize("loss", [ce, dlr, targeted_dlr])
-@pytest.mark.parametrize("classes", [3, 4, 10])
+@pytest.mark.parametrize(("loss", "classes"), [(ce, 3), (ce, 10), (dlr, 3), (dlr, 4), (dlr, 10), (targeted_dlr, 4),
+                                               (targeted_dlr, 10)])
 def test_losses_are_the_definitions_and_so_are_their_gradients(loss, classes):
-    if loss is targeted_dlr and classes < 4:
-        pytest.skip("not defined")
     generator = torch.Generator().manual_seed(classes)
     logits = 5 * torch.randn(64, classes, generator=generator, dtype=torch.float64)
     y = torch.randint(classes, (64,), generator=generator)
