@@ -8,6 +8,7 @@ from torch import nn
 from .. import ops
 from ..attacks import PGD
 from ..data import to_float
+from ..engine import FastNetwork
 
 BATCH = 500
 SEED = 0  # the same random starts every time, so that epochs are compared on the same attack
@@ -24,6 +25,7 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
     """
     training = model.training
     model.eval()
+    network = FastNetwork(model, bf16=bf16)  # for the attack alone: 1.5 times as fast, equal up to rounding
     rng = ops.make_rng(SEED, device=device)
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     try:
@@ -31,7 +33,7 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
             x = to_float(images[first:first + BATCH].to(device))
             y = labels[first:first + BATCH].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                x_adv = attack(model, x, y, rng=rng, sample_offset=first)
+                x_adv = attack(network, x, y, rng=rng, sample_offset=first)
                 with torch.no_grad():
                     right = model(x).argmax(1) == y
                 logits, norm = _projected(model, x_adv, rng, first)
