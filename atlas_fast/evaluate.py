@@ -49,6 +49,8 @@ def parser() -> ArgumentParser:
                                                    "validation, on mnist eps/10 as well")
     p.add_argument("--any-step", action="store_true", help="an adversary at any step of PGD counts, not only the last")
     p.add_argument("--surrogate", type=Path, metavar="RUN", help="the run whose network crafts for transfer")
+    p.add_argument("--transfer-cache", type=Path, metavar="DIR",
+                   help="keeps the surrogate's adversaries for the next run (default: SURROGATE/transfer)")
     p.add_argument("--curves", action="store_true", help="also robust accuracy against eps and PGD's steps")
     p.add_argument("--limit", type=int, help="so many test images, drawn by the seed; default: all")
     p.add_argument("--batch-size", type=int, default=256)
@@ -118,8 +120,9 @@ def planned(args, config: Config) -> tuple[dict[str, Planned], float]:
     else:
         eps, step_size = attack_settings(config, args.epsilon, args.step_size)
     surrogate = load(args.surrogate).to(choose_device(args.device)) if args.surrogate else None
+    cache = args.transfer_cache or (args.surrogate and args.surrogate / "transfer")
     return create_suite(args.attacks, eps, step_size, norm=args.norm, any_step=args.any_step, dataset=config.dataset,
-                        surrogate=surrogate, second_step=args.step_size is None,
+                        surrogate=surrogate, transfer_cache=cache, second_step=args.step_size is None,
                         batch_size=args.batch_size), eps
 
 

@@ -21,7 +21,8 @@ class ProjectedAscent:
     eps, step_size: pixel units (images in [0, 1]), of the norm "Linf" or "L2"; step_size None: 1.25 eps for one step,
     2.5 eps / steps for more. random_start False starts at x. any_step: a sample that is misclassified after any update
     counts and keeps that iterate, else the last iterate counts. max_batch: images that run at once, where samples,
-    restarts and targets make more (no result depends on it); None: as many as the batch has.
+    restarts and targets make more (no result depends on it); None: as many as the batch has. After a call with any_step
+    `details` holds {"step": int64 [N]}, the updates after which each adversary was one, -1 where there is none.
     """
 
     def __init__(self, eps: float, step_size: float | None, steps: int, restarts: int, random_start: bool, norm: str,
@@ -61,7 +62,10 @@ class ProjectedAscent:
         loop = Loop(start, self._direction, self.eps, self.step_size, self.steps, self.norm, self.any_step)
         with statistics_kept(norm_layers(network.model)):
             search = Search(network, x, y, loop, self.max_batch or len(x))
-            return search.run(self._units(network, x))
+            x_adv = search.run(self._units(network, x))
+        # Where only the last iterate counts, the step says nothing, and one restart is not looked at again.
+        self.details = {"step": search.step} if self.any_step else {}
+        return x_adv
 
     def _units(self, network: Network, x: torch.Tensor) -> list[list[Row]]:
         return [[Row(restart)] for restart in range(self.restarts)]

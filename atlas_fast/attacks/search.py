@@ -61,6 +61,12 @@ class Search:
     def found(self) -> torch.Tensor:
         return self._best != NEVER
 
+    @property
+    def step(self) -> torch.Tensor:
+        """int64 [N]: after how many updates each sample's adversary was one, -1 where none was found."""
+        updates = (self._best % self._unit_keys).div(self._places, rounding_mode="floor")
+        return torch.where(self.found, updates, -1)
+
     def run(self, units: Sequence[list[Row]]) -> torch.Tensor:
         """All units in their order, each on the samples that those before it left; returns x_adv."""
         rows, first = max(len(unit) for unit in units), 0

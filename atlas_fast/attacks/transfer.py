@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,14 @@ class Transfer:
     adversaries, made when it is missing, or None to keep none. A file is named by a hash of the surrogate's structure,
     weights and buffers, the attack's kind and settings, the images and labels, the seed and the index of the first
     sample: a change of any of these makes a new one. Calls with rng=None are random and neither read nor write files.
+    network: what to hand the attack in the surrogate's place, e.g. `FastNetwork`, made of it in eval mode.
     """
 
-    def __init__(self, surrogate: torch.nn.Module, attack, cache: str | Path | None = None):
+    def __init__(self, surrogate: torch.nn.Module, attack, cache: str | Path | None = None,
+                 network: Callable[[torch.nn.Module], object] | None = None):
         if not isinstance(surrogate, torch.nn.Module):
             raise UserError(f"surrogate must be a torch.nn.Module, got {type(surrogate).__name__}")
-        self.surrogate, self.attack = surrogate, attack
+        self.surrogate, self.attack, self._network = surrogate, attack, network or (lambda model: model)
         self.cache = None if cache is None else Path(cache)
 
     @property
@@ -56,7 +58,7 @@ class Transfer:
 
     def _make(self, x, y, rng, sample_offset):
         with _eval_mode(self.surrogate):
-            return self.attack(self.surrogate, x, y, rng=rng, sample_offset=sample_offset)
+            return self.attack(self._network(self.surrogate), x, y, rng=rng, sample_offset=sample_offset)
 
     def _key(self, x, y, rng, sample_offset) -> str:
         total = hashlib.blake2b(digest_size=32)

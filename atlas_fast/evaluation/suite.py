@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from .. import attacks as library
 from ..attacks.ascend import default_step_size
 from ..attacks.checks import at_least_one, positive
+from ..engine import FastNetwork
 from ..errors import UserError
 from .own_attack import OwnAttack
 from .telling import TellingAutoAttack, TellingRayS
@@ -80,11 +81,13 @@ class Planned:
 
 def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step_size: float | None = None, *,
                  norm: str = "Linf", any_step: bool = False, dataset: str | None = None, surrogate=None,
-                 second_step: bool = False, batch_size: int = 256) -> dict[str, Planned]:
+                 transfer_cache=None, second_step: bool = False, batch_size: int = 256) -> dict[str, Planned]:
     """{name: what will run}. names: see KNOWN, or a mapping from names of your own to callables.
 
-    eps, step_size: pixel units; dataset: whose settings of the paper to take, CIFAR's where it is None; second_step:
-    on mnist run the PGD-like attacks with step eps/10 as well (NAME@eps/10); batch_size: of AutoAttack's parts.
+    eps, step_size: pixel units; dataset: whose settings of the paper to take, CIFAR's where it is None; surrogate,
+    transfer_cache: the model on which `transfer` crafts, and the folder that keeps its adversaries (None: none);
+    second_step: on mnist run the PGD-like attacks with step eps/10 as well (NAME@eps/10); batch_size: of AutoAttack's
+    parts.
     Raises UserError for names and values that make no sense.
     """
     if isinstance(names, str):
@@ -99,7 +102,7 @@ def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step
     for name in names:
         for full in (name, f"{name}@{second}") if second and _takes_step(name) else (name,):
             attack = create_attack(full, eps, step_size, norm=norm, any_step=any_step, dataset=dataset,
-                                   surrogate=surrogate)
+                                   surrogate=surrogate, transfer_cache=transfer_cache)
             base, images, batches = _base(full), None, 1
             if base == "rays":
                 images = RAYS_IMAGES
@@ -110,11 +113,12 @@ def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step
 
 
 def create_attack(name: str, eps: float, step_size: float | None = None, *, norm: str = "Linf",
-                  any_step: bool = False, dataset: str | None = None, surrogate=None) -> Callable:
+                  any_step: bool = False, dataset: str | None = None, surrogate=None, transfer_cache=None) -> Callable:
     """The attack of that name (KNOWN); NAME@S and NAME@eps/D give PGD-like attacks a step size of their own.
 
     eps, step_size: pixel units; None: the data set's of the paper, where that is not known 2.5 eps / K.
-    fgsm: random start, step 1.25 eps. surrogate: the model on which `transfer` crafts.
+    fgsm: random start, step 1.25 eps. surrogate, transfer_cache: the model on which `transfer` crafts, and the
+    folder that keeps its adversaries.
     Raises UserError for another name or value.
     """
     if isinstance(name, str) and ":" in name:
@@ -130,7 +134,8 @@ def create_attack(name: str, eps: float, step_size: float | None = None, *, norm
         if surrogate is None:
             raise UserError("transfer needs a surrogate: the run whose network crafts the adversaries "
                             "(--surrogate RUN)")
-        return make(surrogate, library.PGD(eps, step_size, *numbers or (TRANSFER_STEPS,), **common))
+        attack = library.PGD(eps, step_size, *numbers or (TRANSFER_STEPS,), **common)
+        return make(surrogate, attack, transfer_cache, FastNetwork)
     if base in ("apgd-ce", "apgd-dlr"):
         return make(eps, loss=base.removeprefix("apgd-"), **common)
     if base in ("square", "rays"):

@@ -57,17 +57,21 @@ def untargeted(model, x, y, step_size, steps, restarts, any_step):
 @pytest.mark.parametrize("any_step", [True, False])
 def test_untargeted_is_its_definition(any_step, model, batch):
     x, y = batch
-    x_adv = Untargeted(EPS, 0.003, 5, 4, any_step=any_step)(model, x, y, rng=ops.make_rng(5, 2))
+    attack = Untargeted(EPS, 0.003, 5, 4, any_step=any_step)
+    x_adv = attack(model, x, y, rng=ops.make_rng(5, 2))
     expected = untargeted(model, x, y, 0.003, 5, 4, any_step)
     torch.testing.assert_close(x_adv, torch.stack([z for z, *_ in expected]), rtol=0, atol=1e-12)
     verdicts = [broken for _, broken, *_ in expected]
     assert 0 < sum(verdicts) < len(y) and len({restart for _, broken, _, restart in expected if broken}) > 1
     assert (model(x_adv).argmax(1) != y).tolist() == verdicts
+    steps = [updates if broken else -1 for _, broken, updates, _ in expected]
+    assert attack.details == {} if not any_step else attack.details["step"].tolist() == steps
 
 
 def multi_targeted(model, x, y, step_size, steps, restarts):
-    """Target by target; of a restart's successes the one with the fewest updates, then the lowest target."""
-    results = []
+    """Target by target; of a restart's successes the one with the fewest updates, then the lowest target. Also after
+    how many updates, -1 where nothing succeeded."""
+    results, updates = [], []
     for i, label in enumerate(y.tolist()):
         for restart in range(restarts):
             wrong = [c for c in range(CLASSES) if c != label]
@@ -76,14 +80,19 @@ def multi_targeted(model, x, y, step_size, steps, restarts):
             broken = [t for t in tries if t[1]]
             if broken:
                 break
-        results.append(min(broken, key=lambda t: t[2])[0] if broken else tries[-1][0])
-    return torch.stack(results)
+        first = min(broken, key=lambda t: t[2]) if broken else None
+        results.append((first or tries[-1])[0])
+        updates.append(first[2] if first else -1)
+    return torch.stack(results), updates
 
 
 def test_multi_targeted_is_its_definition(model, batch):
     x, y = batch[0][:10], batch[1][:10]
-    x_adv = MultiTargeted(EPS, 0.003, 4, 3)(model, x, y, rng=ops.make_rng(5, 2))
-    torch.testing.assert_close(x_adv, multi_targeted(model, x, y, 0.003, 4, 3), rtol=0, atol=1e-12)
+    attack = MultiTargeted(EPS, 0.003, 4, 3)
+    x_adv = attack(model, x, y, rng=ops.make_rng(5, 2))
+    expected, steps = multi_targeted(model, x, y, 0.003, 4, 3)
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-12)
+    assert attack.details["step"].tolist() == steps
     assert 0 < (model(x_adv).argmax(1) != y).sum() < len(y)
 
 

@@ -74,10 +74,16 @@ def test_l2(run_dir, evaluate_cli, tmp_path):
 
 def test_transfer_from_another_run(run_dir, evaluate_cli, tmp_path):
     out = tmp_path / "a.json"
-    evaluate_cli.main([str(run_dir), "--attacks", "transfer-3", "pgd-3", "--surrogate", str(run_dir), "--out", str(out),
-                       "--device", "cpu", "--epsilon", "0.3"])
+    options = ["--surrogate", str(run_dir), "--out", str(out), "--device", "cpu", "--epsilon", "0.3",
+               "--transfer-cache", str(tmp_path / "kept")]
+    evaluate_cli.main([str(run_dir), "--attacks", "transfer-3", "pgd-3", *options])
     attacks = json.loads(out.read_text())["attacks"]
     assert attacks["transfer-3"]["robust_accuracy"] == attacks["pgd-3"]["robust_accuracy"]  # the surrogate is the model
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "kept").iterdir()}
+    evaluate_cli.main([str(run_dir), "--attacks", "transfer-3", *options])
+    assert kept and kept == {file: file.stat().st_mtime_ns for file in (tmp_path / "kept").iterdir()}
+    assert json.loads(out.read_text())["attacks"]["transfer-3"]["robust_accuracy"] \
+        == attacks["transfer-3"]["robust_accuracy"]
 
 
 def test_limit_takes_images_of_all_classes(run_dir, evaluate_cli):
