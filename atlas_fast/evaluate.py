@@ -19,6 +19,7 @@ import torch
 
 from . import __version__
 from .attacks.checks import at_least_one, positive
+from .attacks.steps import NORMS
 from .data import load as load_data
 from .data.dataset import Dataset
 from .errors import ArgumentParser, UserError, run_cli
@@ -29,7 +30,7 @@ from .evaluation.page import write_comparison
 from .evaluation.parts import Parts, fingerprint, model_fingerprint
 from .evaluation.robust_accuracy import measure
 from .evaluation.run import Evaluation, check_data, subset
-from .evaluation.suite import NORMS, Planned, create_suite
+from .evaluation.suite import Planned, create_suite
 from .evaluation.sweeps import curve_plan
 from .evaluation.tables import table
 from .loading import load

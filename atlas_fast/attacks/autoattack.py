@@ -23,9 +23,9 @@ from .fab import FABTargeted
 from .network import Network
 from .square import Square
 from .statistics import norm_layers, statistics_kept
+from .steps import check_norm
 
 VERSIONS = ("standard",)
-NORMS = ("Linf", "L2")
 RUNS = (1, 2, 4)  # neighbouring batches that a part may be handed as one
 
 
@@ -59,12 +59,10 @@ class AutoAttack:
 
     def __init__(self, eps: float, norm: str = "Linf", version: str = "standard", batch_size: int = 250):
         self.eps = positive(eps, "eps")
-        if norm not in NORMS:
-            raise UserError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         if version not in VERSIONS:
             raise UserError(f'version must be "standard", got {version!r}; the versions "plus" and "rand" of the '
                             "reference code are not here")
-        self.norm, self.version = norm, version
+        self.norm, self.version = check_norm(norm), version
         self.batch_size = at_least_one(batch_size, "batch_size")
 
     @property

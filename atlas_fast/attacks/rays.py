@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import UserError
 from .checks import at_least_one, check_batch, check_logits, positive
 from .network import Network
 from .statistics import norm_layers, statistics_kept
+from .steps import check_norm
 from .survivors import granularity, per_image, survivors
 
 TOLERANCE = 1e-3  # length of the interval at which a bisection ends
 CHECK_EVERY = 32  # queries between two looks at how many samples are left; each look waits for the device
 
-_NORMS = {"Linf": torch.inf, "L2": 2}
+_ORDER = {"Linf": torch.inf, "L2": 2}
 
 
 class RaySResult(NamedTuple):
@@ -52,9 +52,7 @@ class RayS:
     def __init__(self, eps: float, queries: int = 40000, norm: str = "Linf", stop_at_eps: bool = True):
         self.eps = positive(eps, "eps")
         self.queries = at_least_one(queries, "queries")
-        if norm not in _NORMS:
-            raise UserError(f"norm must be one of {', '.join(_NORMS)}, got {norm!r}")
-        self.norm = norm
+        self.norm = check_norm(norm)
         self.stop_at_eps = bool(stop_at_eps)
 
     @property
@@ -125,7 +123,7 @@ class RayS:
         return s.rows(rows)
 
     def _distance(self, image: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.vector_norm(image - x, _NORMS[self.norm], dim=1)
+        return torch.linalg.vector_norm(image - x, _ORDER[self.norm], dim=1)
 
 
 @dataclass

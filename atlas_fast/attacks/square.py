@@ -17,6 +17,7 @@ from .checks import at_least_one, check_batch, check_logits, positive
 from .network import Network
 from .square_proposals import PROPOSALS
 from .statistics import norm_layers, statistics_kept
+from .steps import check_norm
 from .survivors import granularity, per_image, survivors
 
 BLOCK = 50  # queries whose random numbers one launch draws
@@ -44,9 +45,7 @@ class Square:
         self.p_init = positive(p_init, "p_init")
         if p_init > 1:
             raise UserError(f"p_init is a share of the pixels, at most 1, got {p_init}")
-        if norm not in PROPOSALS:
-            raise UserError(f"norm must be one of {', '.join(PROPOSALS)}, got {norm!r}")
-        self.norm = norm
+        self.norm = check_norm(norm)
         self.rescale_schedule = bool(rescale_schedule)
 
     @property

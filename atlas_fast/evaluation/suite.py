@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from .. import attacks as library
 from ..attacks.ascend import default_step_size
 from ..attacks.checks import at_least_one, positive
+from ..attacks.steps import check_norm
 from ..engine import FastNetwork
 from ..errors import UserError
 from .own_attack import OwnAttack
@@ -17,7 +18,6 @@ from .telling import TellingAutoAttack, TellingRayS
 KNOWN = ("fgsm, pgd-K (K steps, as in pgd-20), pgd-K-R (R restarts), untargeted[-K[-R]], multitargeted[-K[-R]], "
          "apgd-ce, apgd-dlr, apgd-t, fab-t, square[-QUERIES], autoattack, rays[-QUERIES], transfer[-K[-R]], "
          "and module:function for an attack of your own")
-NORMS = ("Linf", "L2")
 BLACK_BOX = ("square", "rays", "transfer")  # these see predictions or scores of the model, no gradient
 RAYS_IMAGES = 1_000  # appendix D.2, with 40,000 queries, RayS's default
 AUTOATTACK_BATCHES = 4
@@ -92,8 +92,7 @@ def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step
     """
     if isinstance(names, str):
         raise UserError(f"attacks must be a list of names, got {names!r}; write [{names!r}]")
-    if norm not in NORMS:
-        raise UserError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check_norm(norm)
     eps = positive(eps, "eps")
     if isinstance(names, Mapping):
         return {name: _of_callable(name, attack, eps, norm) for name, attack in names.items()}
