@@ -41,8 +41,8 @@ def workload(name: str) -> Workload:
     """"atlas": one step; "atlas-10": ten; "jac" and "plain": none. SystemExit(2) for an unknown name."""
     method, _, steps = name.partition("-")
     without = method in ("plain", "jac")
-    if method not in af.objectives.PRESETS or (steps and (without or not steps.isdecimal() or int(steps) < 1)):
-        print(f"no method is called {name!r}: {', '.join(af.objectives.PRESETS)}, or e.g. atlas-10 for ten steps")
+    if method not in af.objectives.PAPER or (steps and (without or not steps.isdecimal() or int(steps) < 1)):
+        print(f"no method is called {name!r}: {', '.join(af.objectives.PAPER)}, or e.g. atlas-10 for ten steps")
         raise SystemExit(2)
     return Workload(name, method, 0 if without else int(steps or 1))
 

@@ -13,14 +13,17 @@ def default_step_size(eps: float, steps: int) -> float:
 
 
 def ascend(x: torch.Tensor, gradient: Callable[[torch.Tensor], torch.Tensor], eps, step_size, steps: int,
-           rng: torch.Tensor | None, *, purpose: int = ops.RANDOM_START, sample_offset: int = 0) -> torch.Tensor:
-    """x': `steps` projected sign steps from a random start of the eps-ball, or from x where rng is None.
+           rng: torch.Tensor | None, *, purpose: int = ops.RANDOM_START, sample_offset: int = 0,
+           start: torch.Tensor | None = None) -> torch.Tensor:
+    """x': `steps` projected sign steps from `start`, else from a random start of the eps-ball (rng None: from x).
 
     x: images [N, ...] in [0, 1]; gradient: x' -> the loss's gradient there, shape and dtype of x; eps, step_size:
-    pixel units, numbers or 0-d tensors on the device; rng: int64 [2] (seed, step). One step from a random start is a
-    single launch that regenerates the start; it gives what `pgd_step` would.
+    pixel units, numbers or 0-d tensors on the device; rng: int64 [2] (seed, step); start: like x. One step from a
+    random start is a single launch that regenerates the start; it gives what `pgd_step` would.
     """
-    if rng is None:
+    if start is not None:
+        x_adv = start
+    elif rng is None:
         x_adv = x
     else:
         x_adv = ops.random_start(x, eps, rng, purpose, sample_offset)

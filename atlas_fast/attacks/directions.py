@@ -19,6 +19,12 @@ def ascend_kl(logits: torch.Tensor, clean_probabilities: torch.Tensor) -> torch.
     return (logits.softmax(1, dtype=_wide(logits)) - clean_probabilities).to(logits.dtype)
 
 
+def ascend_ce_and_nuclear(logits: torch.Tensor, y: torch.Tensor, clean: torch.Tensor, weight) -> torch.Tensor:
+    """d/dlogits of sum CE(logits, y) + weight ||logits - clean||_*, in the logits' dtype. clean: logits [N, C] at x."""
+    nuclear = ops.polar_factor(logits.to(_wide(logits)) - clean.to(_wide(clean)))
+    return ascend_ce(logits, y) + (weight * nuclear).to(logits.dtype)
+
+
 def ascend_margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """d/dlogits of sum (max_{u != y} f_u - f_y): 1 at the largest wrong logit, -1 at y's. C >= 2."""
     label = y[:, None]

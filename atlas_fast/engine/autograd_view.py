@@ -58,7 +58,7 @@ class Tape:
 
     def __init__(self, model, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]):
         self._model, self._inputs, self._outputs = model, inputs, outputs
-        self._recorded: dict[str, torch.Tensor] = {}
+        self._recorded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._seeds: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
@@ -98,12 +98,18 @@ class Tape:
             raise UserError("a Jacobian penalty in bfloat16 on a CPU is refused for this model, since PyTorch's double "
                             "backward, which can give wrong weight gradients there, would run for one of its "
                             "convolutions (transposed, checkpointed or scripted); use amp='off' (float32)")
-        self._recorded[point] = project(logits, x, directions)
-        return self._recorded[point].detach()
+        g = project(logits, x, directions)
+        self._recorded[point] = g, directions
+        return g.detach()
 
-    def tangent(self, point: str, u: torch.Tensor) -> None:
-        """u: d loss / dg for the g that `backward(record=True)` returned; its weight gradients join the last pass."""
-        self._seeds.append((self._recorded.pop(point), u))
+    def tangent(self, point: str, u: torch.Tensor) -> torch.Tensor | None:
+        """u: d loss / dg for the g that `backward(record=True)` returned; its weight gradients join the last pass.
+        Returns J u [K, N, C] where the directions require grad: that is one more pass."""
+        g, directions = self._recorded.pop(point)
+        self._seeds.append((g, u))
+        if directions.requires_grad:
+            return torch.autograd.grad(g, directions, u, retain_graph=True)[0]
+        return None
 
     def local(self, point: str, function, weight) -> torch.Tensor:
         """function(logits, x), a 0-d tensor in the graph; weight times its gradient joins the last pass."""

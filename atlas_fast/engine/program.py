@@ -12,7 +12,8 @@ A view offers (see `autograd_view.AutogradView`)
     view.forward({point: images}, wrt=...)  -> tape; wrt: points whose input gradient will be asked
     tape.logits                             {point: [N, C]}, detached
     tape.backward(cotangents, weights=False, record=False)  -> {point: input gradient}; record: a tangent may follow
-    tape.tangent(point, u)                  carry u = dphi/dg of a recorded backward on to the weights
+    tape.tangent(point, u)                  carry u = dphi/dg of a recorded backward on to the weights; J u where its
+                                            cotangent requires grad (else anything)
     tape.local(point, function, weight)     value of a user's differentiable penalty, carried on likewise
     tape.backward(dlogits, weights=True)    add the weight gradients to p.grad
     tape.differentiable(loss, dlogits)      the same, deferred to loss.backward()
@@ -24,12 +25,16 @@ import dataclasses
 
 import torch
 
+from .. import ops
+from ..attacks import starts
 from ..attacks.ascend import ascend
 from ..attacks.checks import check_batch, check_logits
-from ..attacks.directions import ascend_ce, ascend_kl, probabilities
+from ..attacks.directions import ascend_ce
 from ..objectives import Objective
-from ..objectives.penalties import LocalPenalty
+from ..objectives.input_gradients import Seen, curvature
+from ..objectives.penalties import JacobianPenalty, LocalPenalty
 from ..ops.rng import resolve_rng
+from . import ascents
 
 
 @dataclasses.dataclass
@@ -58,41 +63,57 @@ def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ram
     check_batch(x, y)
     view.start()
     x, rng = x.detach(), resolve_rng(rng, x.device)
-    images = {"x": x}
+    images, start_gradient = {"x": x}, None
     if objective.crafting(ramp) is not None:
-        images["adv"] = craft(objective, view, x, y, ramp=ramp, rng=rng, sample_offset=sample_offset)
+        images["adv"], start_gradient = _crafted(objective, view, x, y, ramp, rng, sample_offset)
+    if "noise" in objective.points:
+        images["noise"] = starts.random_noise(x, objective.noise_radius(ramp), rng, sample_offset)
     penalty = objective.penalty(ramp)
     tape = view.forward({point: images[point] for point in objective.points}, wrt=(penalty.point,) if penalty else ())
     for logits in tape.logits.values():
         check_logits(logits, y)
     loss, terms, dlogits = objective.head(tape.logits, y, ramp)
-    if penalty is not None:
+    if isinstance(penalty, JacobianPenalty | LocalPenalty):
         value = _apply(penalty, tape, y, rng, sample_offset)
         loss, terms = loss + penalty.weight * value, {**terms, penalty.term: value}
+    elif penalty is not None:
+        value = _apply_to_gradients(penalty, tape, Seen(images, tape.logits, y, start_gradient), dlogits)
+        loss, terms = loss + value.loss, {**terms, **value.terms}
     return Prepared(loss, {"loss": loss, **terms}, dlogits, tape)
 
 
 def craft(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp, rng: torch.Tensor,
           sample_offset: int = 0) -> torch.Tensor:
-    """x': like x, within eps of it and in [0, 1]; running statistics and .grad stay as they were."""
-    how = objective.crafting(ramp)
+    """x': like x and in [0, 1], as `objective.crafting` says; running statistics and .grad stay as they were."""
+    return _crafted(objective, view, x, y, ramp, rng, sample_offset)[0]
+
+
+def _crafted(objective, view, x, y, ramp, rng, sample_offset):
+    """x', and the gradient at its start."""
+    how, seen = objective.crafting(ramp), []
     with view.crafting():
-        clean = probabilities(_logits(view, x, y)) if how.ascends == "kl" else None
+        climb = ascents.gradient(how, view, x, y, rng)
 
-        def gradient(x_adv: torch.Tensor) -> torch.Tensor:
-            tape = view.forward({"adv": x_adv}, wrt=("adv",))
-            logits = tape.logits["adv"]
-            check_logits(logits, y)
-            direction = ascend_ce(logits, y) if clean is None else ascend_kl(logits, clean)
-            return tape.backward({"adv": direction}, weights=False)["adv"]
+        def gradient(x_adv):
+            g = climb(x_adv)
+            if not seen:
+                seen.append(g)
+            return g
 
-        return ascend(x, gradient, how.eps, how.step_size, how.steps, rng, sample_offset=sample_offset)
+        x_adv = ascend(x, gradient, how.eps, how.step_size, how.steps, rng, sample_offset=sample_offset,
+                       start=_start(objective, how, x, rng, sample_offset))
+    return x_adv, seen[0]
 
 
-def _logits(view, x, y):
-    logits = view.forward({"x": x}).logits["x"]
-    check_logits(logits, y)
-    return logits
+def _start(objective, how, x, rng, sample_offset) -> torch.Tensor | None:
+    """None: `ascend` makes it, uniformly in the ball on which it projects."""
+    if how.start == "zero":
+        return x
+    if how.start == "signs":
+        return starts.random_signs(x, how.start_radius, rng, sample_offset)
+    if objective.projected and objective.start_radius == 1:
+        return None
+    return ops.random_start(x, how.start_radius, rng, sample_offset=sample_offset)
 
 
 def _apply(penalty, tape, y, rng, sample_offset) -> torch.Tensor:
@@ -104,4 +125,16 @@ def _apply(penalty, tape, y, rng, sample_offset) -> torch.Tensor:
     g = tape.backward({point: cotangent}, weights=False, record=True)[point]
     value, u = penalty.phi(g, logits.shape[1])
     tape.tangent(point, u)
+    return value
+
+
+def _apply_to_gradients(penalty, tape, seen: Seen, dlogits: dict[str, torch.Tensor]):
+    """The penalty of g = d sum l / dx at its point; what reaches the weights through logits is added to dlogits."""
+    point, logits = penalty.point, seen.logits[penalty.point]
+    cotangent = ascend_ce(logits, seen.y)[None].requires_grad_()
+    g = tape.backward({point: cotangent}, weights=False, record=True)[point][0]
+    value = penalty.phi(g, seen)
+    through = curvature(logits, tape.tangent(point, value.u[None])[0])
+    for at, d in (*value.dlogits.items(), (point, through)):
+        dlogits[at] = dlogits[at] + d if at in dlogits else d
     return value

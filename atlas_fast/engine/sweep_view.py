@@ -122,10 +122,11 @@ class Tape:
         return passes[0][0][None] if len(passes) == 1 else torch.stack([g for g, _ in passes])
 
     @torch.no_grad()
-    def tangent(self, point: str, u: torch.Tensor) -> None:
-        """u: d loss / dg for the g that `backward(record=True)` returned; its weight gradients join the last pass."""
-        for recorded, direction in zip(self._recorded.pop(point), u, strict=True):
-            self._places[point][0].tangent(recorded, direction, self._grads)
+    def tangent(self, point: str, u: torch.Tensor) -> list[torch.Tensor]:
+        """u: d loss / dg for the g that `backward(record=True)` returned; its weight gradients join the last pass.
+        Returns J u, K times [N, C]."""
+        return [self._places[point][0].tangent(recorded, direction, self._grads)
+                for recorded, direction in zip(self._recorded.pop(point), u, strict=True)]
 
     def differentiable(self, loss: torch.Tensor, dlogits: dict[str, torch.Tensor]) -> torch.Tensor:
         """`loss` with a graph: its backward runs the pass that `backward(dlogits, weights=True)` would run."""

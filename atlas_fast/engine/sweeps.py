@@ -88,8 +88,9 @@ class Sweeps:
             raise UserError("the model's output does not depend on its input differentiably")
         return adjoint, (saved, recorded, group) if record else None
 
-    def tangent(self, record: tuple, u: torch.Tensor, grads: Gradients) -> None:
-        """Weight gradients of phi(v^T J), with u = dphi/d(v^T J): to grads, and adjoints for `to_weights`."""
+    def tangent(self, record: tuple, u: torch.Tensor, grads: Gradients) -> torch.Tensor:
+        """Weight gradients of phi(v^T J), with u = dphi/d(v^T J): to grads, and adjoints for `to_weights`.
+        Returns J u."""
         (saved, recorded, group), values = record, self._values(u)
         for i, step in enumerate(self._network.steps):
             if recorded[i] is None:  # the logits do not depend on this step
@@ -101,6 +102,7 @@ class Sweeps:
                 self._add_extra(i, extra, group)
             for k in step.free:
                 values[k] = None
+        return values[self._network.output]
 
     def _add_extra(self, i, extra, group) -> None:
         """`_extra` belongs to the first samples; that of a later group gets zeros before it."""

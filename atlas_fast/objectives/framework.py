@@ -16,35 +16,53 @@ from ..attacks.ascend import default_step_size
 from ..attacks.checks import at_least_one, non_negative, positive
 from ..errors import UserError
 from . import heads
+from .input_gradients import AlignmentPenalty, LinearityPenalty
 from .penalties import JacobianPenalty, LocalPenalty
 
-_CHOICES = {"adversary": (None, "ce", "kl"), "ce_at": ("x", "adv"), "jacobian_at": (None, "x", "adv"),
-            "kl": (None, *heads.KL_POINTS)}
+_CHOICES = {"adversary": (None, "ce", "kl", "ce+nuclear", "linearity"), "ce_at": ("x", "adv"),
+            "jacobian_at": (None, "x", "adv", "noise"), "kl": (None, *heads.KL_POINTS), "ce": ("plain", "boosted"),
+            "gradients": (None, "alignment", "linearity"), "start": ("uniform", "zero", "signs"),
+            "ramps": (True, False, "eps", "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Crafting:
-    """How x' is made: the loss that it ascends ("ce" or "kl"), and eps, step size and number of sign steps."""
+    """How x' is made: the loss that it ascends, radius of the ball that it is projected on (1, the images' whole range,
+    where it is not), step size and number of sign steps, start ("uniform", "zero" or "signs") and its radius, and the
+    weight of the nuclear norm in what "ce+nuclear" ascends."""
 
     ascends: str
     eps: float | torch.Tensor
     step_size: float | torch.Tensor
     steps: int
+    start: str
+    start_radius: float | torch.Tensor
+    weight: float | torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """One row of the table, callable as `loss = objective(model, x, y)`.
 
-    adversary: loss that x' ascends, None (no x'), "ce" or "kl" (KL(p(x)||p(x')), TRADES);
-    ce_at, jacobian_at: the point ("x" or "adv") of the cross-entropy and of the Jacobian penalty (None: no penalty);
-    kl: "adv||clean" = KL(p(x')||p(x)), "clean||adv" = KL(p(x)||p(x')), or None;
+    adversary: loss that x' ascends, None (no x'), "ce", "kl" (KL(p(x)||p(x')), TRADES), "ce+nuclear" (CE and, in every
+    second training step or, of several sign steps, in the first, third, ..., beta times the nuclear norm; NuAT) or
+    "linearity" (|l(x') - l(x) - (x' - x) . grad l(x)|, LLR);
+    ce_at, jacobian_at: the point ("x" or "adv") of the cross-entropy and of the local penalty (None: no penalty);
+    kl: the global term, "adv||clean" = KL(p(x')||p(x)), "clean||adv" = KL(p(x)||p(x')), "misclassified" = the latter
+    times 1 - p_y(x), "nuclear" = ||f(x') - f(x)||_* / N, or None;
     eps, step_size: pixel units, images in [0, 1]; step_size None: 1.25 eps for one step, 2.5 eps / steps for more;
     steps: sign steps of the adversary, 0 exactly where there is none;
     alpha, beta: weights of the penalty and of the KL; a weight of 0 leaves its term and its cost out;
     num_projections: random projections per sample in the estimate of ||J||_F^2;
     label_smoothing: of the cross-entropy in the loss (adversaries ascend the plain one);
-    ramps: whether a step's `ramp` multiplies eps, step size, alpha and beta (end of the paper's section 5);
+    ramps: what a step's `ramp` multiplies: True: eps, step size, alpha and beta (end of the paper's section 5), "eps":
+    eps and step size, "weights": alpha and beta, False: nothing;
+    ce: "plain" or "boosted" (MART: - log p_y - log(1 - the largest wrong p));
+    gradients: penalty of the cross-entropy's input gradients instead of the Jacobian's: "alignment" (GradAlign; at the
+    point "noise", uniform in the eps-ball around x) or "linearity" (LLR; at "x"; alpha weighs the deviation from
+    linearity at x', beta the slope along x' - x);
+    start, start_radius: x' starts at x ("zero"), or uniformly in ("uniform") or at a random corner of ("signs") the
+    ball of this many eps around x; projected: whether x' is kept in the eps-ball (in [0, 1] it always is);
     local: (logits, x, y) -> 0-d tensor instead of the Jacobian penalty, with logits = model(x) in the graph of x;
     metric: (logits_base, logits_other) -> 0-d tensor instead of the KL.
     Raises UserError for values or combinations that make no sense.
@@ -62,7 +80,12 @@ class Objective:
     beta: float = 0.0
     num_projections: int = 1
     label_smoothing: float = 0.0
-    ramps: bool = True
+    ramps: bool | str = True
+    ce: str = "plain"
+    gradients: str | None = None
+    start: str = "uniform"
+    start_radius: float = 1.0
+    projected: bool = True
     local: Callable | None = None
     metric: Callable | None = None
     terms: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
@@ -80,6 +103,7 @@ class Objective:
             self._check_without_adversary()
         else:
             self._check_adversary()
+        self._check_gradients()
         if self.local is not None and self.jacobian_at is None:
             raise UserError(f"{self.name} has no local penalty that `local` could replace; set jacobian_at")
         if self.metric is not None and self.kl is None:
@@ -98,6 +122,17 @@ class Objective:
         positive(self.eps, "eps")
         if self.step_size is not None:
             positive(self.step_size, "step_size")
+        non_negative(self.start_radius, "start_radius")
+
+    def _check_gradients(self):
+        needs = {None: ("x", "adv", None), "alignment": ("noise",), "linearity": ("x",)}[self.gradients]
+        if self.jacobian_at not in needs or (self.gradients and self.adversary is None):
+            raise UserError(f"gradients={self.gradients!r} needs an adversary and jacobian_at one of {needs}, "
+                            f"got {self.jacobian_at!r}")
+        if self.gradients == "alignment" and self.start != "zero":
+            raise UserError("gradients='alignment' needs start='zero': the adversary's first gradient is that at x")
+        if self.gradients is not None and self.local is not None:
+            raise UserError(f"give `local` or gradients={self.gradients!r}, not both")
 
     def replace(self, **changes) -> Objective:
         """A copy with some fields changed, e.g. `atlas(...).replace(metric=my_metric)`."""
@@ -124,14 +159,15 @@ class Objective:
 
     # What the engine asks for.
 
-    def scaled(self, value: float, ramp):
-        """value * ramp where this method ramps."""
-        return value * ramp if self.ramps else value
+    def scaled(self, value: float, ramp, kind: str):
+        """value * ramp where this method ramps values of this kind, "eps" or "weights"."""
+        return value * ramp if self.ramps is True or self.ramps == kind else value
 
     @property
     def penalised_point(self) -> str | None:
         """Point of the local penalty; None where there is none or its weight is 0."""
-        return self.jacobian_at if self.alpha > 0 else None
+        weighs = self.alpha > 0 or (self.gradients == "linearity" and self.beta > 0)
+        return self.jacobian_at if weighs else None
 
     @property
     def kl_points(self) -> tuple[str, ...]:
@@ -140,27 +176,38 @@ class Objective:
 
     @property
     def points(self) -> tuple[str, ...]:
-        """Points that need a training pass, in the order in which BatchNorm sees them: x', then x."""
+        """Points that need a training pass, in the order in which BatchNorm sees them: x', x, noise."""
         needed = {self.ce_at, self.penalised_point, *self.kl_points}
-        return tuple(point for point in ("adv", "x") if point in needed)
+        if self.gradients == "linearity" and self.penalised_point:
+            needed.add("adv")
+        return tuple(point for point in ("adv", "x", "noise") if point in needed)
 
     def crafting(self, ramp=1.0) -> Crafting | None:
         """How to make x'; None where no term needs it."""
         if "adv" not in self.points:
             return None
         step_size = default_step_size(self.eps, self.steps) if self.step_size is None else self.step_size
-        return Crafting(self.adversary, self.scaled(self.eps, ramp), self.scaled(step_size, ramp), self.steps)
+        eps = self.noise_radius(ramp)
+        return Crafting(self.adversary, eps if self.projected else 1.0, self.scaled(step_size, ramp, "eps"), self.steps,
+                        self.start, self.start_radius * eps, self.scaled(self.beta, ramp, "weights"))
+
+    def noise_radius(self, ramp=1.0):
+        """Half the width of the uniform noise at the point "noise": eps."""
+        return self.scaled(self.eps, ramp, "eps")
 
     def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp=1.0):
         """(loss, terms, {point: dlogits}) of cross-entropy and global term; logits: {point: [N, C]}, detached."""
-        run = heads.by_autograd if self.metric is not None and self.kl_points else heads.fused
-        return run(self, logits, y, self.scaled(self.beta, ramp))
+        return heads.head(self, logits, y, self.scaled(self.beta, ramp, "weights"))
 
-    def penalty(self, ramp=1.0) -> JacobianPenalty | LocalPenalty | None:
+    def penalty(self, ramp=1.0) -> JacobianPenalty | LocalPenalty | AlignmentPenalty | LinearityPenalty | None:
         """The local penalty with its weight; None where there is none."""
         if self.penalised_point is None:
             return None
-        weight = self.scaled(self.alpha, ramp)
+        weight = self.scaled(self.alpha, ramp, "weights")
+        if self.gradients == "alignment":
+            return AlignmentPenalty(self.penalised_point, weight)
+        if self.gradients == "linearity":
+            return LinearityPenalty(self.penalised_point, weight, self.scaled(self.beta, ramp, "weights"))
         if self.local is not None:
             return LocalPenalty(self.penalised_point, weight, self.local)
         return JacobianPenalty(self.penalised_point, weight, self.num_projections)

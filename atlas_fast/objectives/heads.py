@@ -1,4 +1,4 @@
-"""Cross-entropy plus global term as a function of logits: value, parts and logit gradients."""
+"""A local term at one point plus a global term that ties two, of logits: value, parts and logit gradients."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ import torch.nn.functional as F
 from .. import ops
 from ..errors import UserError
 
-KL_POINTS = {"adv||clean": ("adv", "x"), "clean||adv": ("x", "adv")}
-"""KL(p(base) || p(other)): name -> (base, other). ATLAS uses the first (equation 13), TRADES the second (D.1)."""
+KL_POINTS = {"adv||clean": ("adv", "x"), "clean||adv": ("x", "adv"), "misclassified": ("x", "adv"),
+             "nuclear": ("adv", "x")}
+"""Global terms: name -> (base, other). ATLAS uses KL(p(base) || p(other)) of the first (equation 13), TRADES of the
+second (D.1)."""
 
 Head = tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+
+def head(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
+    """(loss, terms, {point: dlogits}): by the fused operation where it has the row's terms, else by autograd."""
+    global_term = objective.kl if objective.kl_points else None
+    own = global_term is not None and (objective.metric is not None or global_term in _GLOBAL)
+    run = by_autograd if own or objective.ce != "plain" else fused
+    return run(objective, logits, y, beta)
 
 
 def fused(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
@@ -29,14 +39,63 @@ def fused(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> 
 
 @torch.enable_grad()
 def by_autograd(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
-    """mean CE(ce_at) + beta metric(base, other) for a user's metric, differentiated on detached logits."""
+    """local term(ce_at) + beta global term(base, other), differentiated on detached logits."""
+    needed = {objective.ce_at, *objective.kl_points}
     leaves = {point: z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
-              for point, z in logits.items()}
-    ce = F.cross_entropy(leaves[objective.ce_at], y, label_smoothing=objective.label_smoothing)
-    metric = objective.metric(*(leaves[point] for point in objective.kl_points))
-    if not isinstance(metric, torch.Tensor) or metric.dim() != 0 or not metric.requires_grad:
-        raise UserError("metric(logits_base, logits_other) must return a 0-d tensor that depends on the logits")
-    loss = ce + beta * metric
+              for point, z in logits.items() if point in needed}
+    name, local = _LOCAL[objective.ce]
+    loss = local(leaves[objective.ce_at], y, objective.label_smoothing)
+    terms = {name: loss.detach()}
+    if objective.kl_points:
+        name, value = _global_term(objective, *(leaves[point] for point in objective.kl_points), y)
+        loss, terms[name] = loss + beta * value, value.detach()
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     dlogits = {point: grad.to(logits[point].dtype) for point, grad in zip(leaves, grads, strict=True)}
-    return loss.detach(), {"ce": ce.detach(), "metric": metric.detach()}, dlogits
+    return loss.detach(), terms, dlogits
+
+
+def _global_term(objective, base, other, y):
+    if objective.metric is None:
+        name, function = {**_GLOBAL, **_PLAIN_KL}[objective.kl]
+        return name, function(base, other, y)
+    value = objective.metric(base, other)
+    if not isinstance(value, torch.Tensor) or value.dim() != 0 or not value.requires_grad:
+        raise UserError("metric(logits_base, logits_other) must return a 0-d tensor that depends on the logits")
+    return "metric", value
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+
+def boosted_cross_entropy(logits: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """mean of -log p_y - log(1 - max_{k != y} p_k) (Wang et al. 2020); label smoothing in the first part.
+
+    1 - p_k is computed as the sum of the other probabilities, so that no cut-off is needed where p_k rounds to 1 (the
+    authors' code adds 1e-4 to it).
+    """
+    wrong = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    log_rest = logits.scatter(1, wrong, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    return cross_entropy(logits, y, label_smoothing) - log_rest.mean()
+
+
+def kl(base: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL(p(base) || p(other)) of each sample: [N]."""
+    log_p, log_q = base.log_softmax(1), other.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def kl_of_misclassified(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """mean of KL(p(x) || p(x')) (1 - p_y(x)), base at x (Wang et al. 2020)."""
+    doubt = 1 - base.softmax(1).gather(1, y[:, None])[:, 0]
+    return (kl(base, other) * doubt).mean()
+
+
+def nuclear(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """||f(x') - f(x)||_* / N: the sum of the singular values of the batch's differences (Sriramanan et al. 2021)."""
+    return ops.nuclear_norm(base - other) / len(base)
+
+
+_LOCAL = {"plain": ("ce", cross_entropy), "boosted": ("bce", boosted_cross_entropy)}
+_GLOBAL = {"misclassified": ("kl", kl_of_misclassified), "nuclear": ("nuclear", nuclear)}
+_PLAIN_KL = dict.fromkeys(("adv||clean", "clean||adv"), ("kl", lambda base, other, y: kl(base, other).mean()))

@@ -1,18 +1,30 @@
-"""The paper's methods, a row each: which adversary, where the cross-entropy and the Jacobian stand, which KL.
+"""Every method as a row: the adversary, the local term at one point, and the global term that ties two points.
 
-| method      | adversary ascends | CE at | Jacobian at | KL              | paper           |
-|-------------|-------------------|-------|-------------|-----------------|-----------------|
-| plain       | none              | x     | none        | none            |                 |
-| jac         | none              | x     | x           | none            | section 6       |
-| adv         | CE                | x'    | none        | none            | section 2       |
-| trades      | KL(p(x)||p(x'))   | x     | none        | KL(p(x)||p(x')) | section 2       |
-| atlas       | CE                | x'    | x'          | KL(p(x')||p(x)) | equation 14     |
-| atlas_l     | CE                | x'    | x'          | none            | equation 20     |
-| atlas_g     | CE                | x'    | none        | KL(p(x')||p(x)) | equation 21     |
-| tradesjac   | KL(p(x)||p(x'))   | x     | x           | KL(p(x)||p(x')) | D.1             |
+| method     | x' ascends         | from           | cross-entropy | local penalty         | global term             |
+|------------|--------------------|----------------|---------------|-----------------------|-------------------------|
+| plain      | no x'              |                | x             |                       |                         |
+| jac        | no x'              |                | x             | a ||J(x)||_F^2        |                         |
+| adv        | CE                 | uniform, eps   | x'            |                       |                         |
+| trades     | KL(p(x)||p(x'))    | uniform, eps   | x             |                       | b KL(p(x)||p(x'))       |
+| atlas      | CE                 | uniform, eps   | x'            | a ||J(x')||_F^2       | b KL(p(x')||p(x))       |
+| atlas_l    | CE                 | uniform, eps   | x'            | a ||J(x')||_F^2       |                         |
+| atlas_g    | CE                 | uniform, eps   | x'            |                       | b KL(p(x')||p(x))       |
+| tradesjac  | KL(p(x)||p(x'))    | uniform, eps   | x             | a ||J(x)||_F^2        | b KL(p(x)||p(x'))       |
+| n_fgsm     | CE, not projected  | uniform, 2 eps | x'            |                       |                         |
+| mart       | CE                 | uniform, eps   | x', boosted   |                       | b KL(p(x)||p(x')) doubt |
+| nuat       | CE, CE + b nuclear | signs, eps / 2 | x             |                       | b nuclear               |
+| grad_align | CE                 | x              | x'            | a (1 - cos(g, g_eta)) |                         |
+| llr        | linearity          | uniform, eps   | x             | a linearity + b slope |                         |
+
+from: where x' starts, and the radius of that ball; a, b: alpha, beta; not projected: x' stays in [0, 1], but not in the
+eps-ball; boosted: - log p_y - log(1 - largest wrong p); doubt: 1 - p_y(x); nuclear: ||f(x') - f(x)||_* / N; g, g_eta:
+grad CE at x and at x + eta, eta uniform in the eps-ball; linearity: |CE(x') - CE(x) - (x' - x) . g|; slope:
+|(x' - x) . g|. The upper rows are the paper's (section 2, equations 12 to 14, 20, 21, D.1), the lower ones its
+neighbours', with their authors' settings (docs/paper-gaps.md).
 
 Common keywords: eps, step_size in pixel units (images in [0, 1]), step_size None: 1.25 eps for one step and
-2.5 eps / steps for more; alpha, beta: weights of ||J||_F^2 and KL; steps: sign steps of the adversary.
+2.5 eps / steps for more; alpha, beta: weights as above; steps: sign steps of the adversary. A ramp multiplies eps, step
+size and weights of adv to tradesjac, eps and step size of llr, the weight of nuat, and nothing of the other rows.
 """
 
 from __future__ import annotations
@@ -75,8 +87,71 @@ def tradesjac(eps: float, alpha: float, beta: float, steps: int = 1, step_size: 
                      beta=beta, num_projections=num_projections, label_smoothing=label_smoothing)
 
 
+def n_fgsm(eps: float, noise: float = 2.0, step_size: float | None = None, label_smoothing: float = 0.0) -> Objective:
+    """N-FGSM: CE(x'), x' = clip(x + eta + step_size sign(grad CE(x + eta)), 0, 1), eta uniform in +- noise eps, and no
+    projection on the eps-ball: |x' - x| <= noise eps + step_size (de Jorge et al. 2022). step_size None: eps."""
+    return Objective("n_fgsm", "ce", "adv", eps=eps, steps=1, step_size=eps if step_size is None else step_size,
+                     start_radius=noise, projected=False, label_smoothing=label_smoothing, ramps=False)
+
+
+def mart(eps: float, beta: float = 6.0, steps: int = 10, step_size: float | None = None,
+         label_smoothing: float = 0.0) -> Objective:
+    """MART: - log p_y(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x)||p(x')) (1 - p_y(x)), gradients through all of
+    it (Wang et al. 2020)."""
+    return Objective("mart", "ce", "adv", kl="misclassified", ce="boosted", eps=eps, steps=steps, step_size=step_size,
+                     beta=beta, label_smoothing=label_smoothing, ramps=False)
+
+
+def nuat(eps: float, beta: float = 4.5, steps: int = 1, step_size: float | None = None,
+         label_smoothing: float = 0.0) -> Objective:
+    """NuAT: CE(x) + beta ||f(x') - f(x)||_* / N, the nuclear norm of the batch's [N, C] differences of logits
+    (Sriramanan et al. 2021).
+
+    x' starts at x + eps / 2 times random signs. With one sign step it ascends CE + beta ||.||_* / N in every second
+    training step, CE alone in the others; with several (NuAT2) in the first, third, ... of them. step_size None: eps.
+    The ramp multiplies beta alone, as the authors do.
+    """
+    return Objective("nuat", "ce+nuclear", "x", kl="nuclear", eps=eps, steps=steps, beta=beta,
+                     step_size=eps if step_size is None else step_size, start="signs", start_radius=0.5,
+                     label_smoothing=label_smoothing, ramps="weights")
+
+
+def grad_align(eps: float, alpha: float | None = None, step_size: float | None = None,
+               label_smoothing: float = 0.0) -> Objective:
+    """GradAlign: CE(x') + alpha (1 - mean cos(grad l(x), grad l(x + eta))), x' by FGSM from x, eta uniform in the
+    eps-ball and not clipped to [0, 1], the gradient at x held constant (Andriushchenko and Flammarion 2020).
+
+    alpha None: `grad_align_weight(eps)`. step_size None: eps. The gradient at x is the one that made x', so it follows
+    `bn_mode`. Samples with a zero gradient at either point do not count.
+    """
+    return Objective("grad_align", "ce", "adv", "noise", eps=eps, steps=1,
+                     step_size=eps if step_size is None else step_size,
+                     alpha=grad_align_weight(eps) if alpha is None else alpha, gradients="alignment", start="zero",
+                     label_smoothing=label_smoothing, ramps=False)
+
+
+def grad_align_weight(eps: float) -> float:
+    """The authors' rule on CIFAR-10, 0.02 * 10^(255 eps / 8): 0.2 at 8/255, 2 at 16/255. UserError beyond 16/255, where
+    they give none."""
+    if not 0 < eps <= 16.5 / 255:
+        raise UserError(f"the authors of grad_align give no alpha for eps {eps:.4g}, only up to 16/255; give alpha")
+    return 0.02 * 10 ** (255 * eps / 8)
+
+
+def llr(eps: float, alpha: float = 2.0, beta: float = 0.6, steps: int = 10, step_size: float | None = None,
+        label_smoothing: float = 0.0) -> Objective:
+    """LLR: CE(x) + alpha |l(x') - l(x) - d . grad l(x)| + beta |d . grad l(x)|, d = x' - x held constant, where x'
+    ascends the first of these (Qin et al. 2019, with lambda = alpha, mu = beta)."""
+    return Objective("llr", "linearity", "x", "x", eps=eps, steps=steps, step_size=step_size, alpha=alpha, beta=beta,
+                     gradients="linearity", label_smoothing=label_smoothing, ramps="eps")
+
+
+PAPER = ("plain", "jac", "adv", "trades", "atlas", "atlas_l", "atlas_g", "tradesjac")
+"""Names of the paper's methods; the others are its neighbours."""
+
 PRESETS: dict[str, Callable[..., Objective]] = {
-    preset.__name__: preset for preset in (plain, jac, adv, trades, atlas, atlas_l, atlas_g, tradesjac)
+    preset.__name__: preset
+    for preset in (plain, jac, adv, trades, atlas, atlas_l, atlas_g, tradesjac, n_fgsm, mart, nuat, grad_align, llr)
 }
 
 

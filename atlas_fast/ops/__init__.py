@@ -8,6 +8,7 @@ from .jacobian_norm import jacobian_norm, jacobian_norm_reference
 from .norm_relu import norm_relu, norm_relu_reference
 from .norm_relu_backward import norm_relu_backward, norm_relu_backward_reference
 from .norm_relu_tangent import norm_relu_tangent, norm_relu_tangent_reference
+from .nuclear_norm import nuclear_norm, polar_factor
 from .pgd_step import pgd_step, pgd_step_reference
 from .random_start import random_start, random_start_reference
 from .relu_max_pool import (
@@ -21,6 +22,7 @@ from .relu_max_pool import (
 from .rng import (
     AUGMENT,
     INIT,
+    NOISE,
     PROJECTION,
     RANDOM_START,
     SHUFFLE,
@@ -35,11 +37,12 @@ from .squared_norm import squared_norm, squared_norm_reference
 from .unit_vectors import unit_vectors, unit_vectors_reference
 
 __all__ = [
-    "AUGMENT", "INIT", "PROJECTION", "RANDOM_START", "SHUFFLE", "SPLIT", "SQUARE",
+    "AUGMENT", "INIT", "NOISE", "PROJECTION", "RANDOM_START", "SHUFFLE", "SPLIT", "SQUARE",
     "backends", "ce_kl", "ce_kl_reference", "ce_kl_terms", "crop_flip", "crop_flip_reference", "fgsm",
     "fgsm_reference", "jacobian_norm", "jacobian_norm_reference", "make_rng", "norm_relu", "norm_relu_backward",
     "norm_relu_backward_reference", "norm_relu_reference", "norm_relu_tangent", "norm_relu_tangent_reference",
-    "pgd_step", "pgd_step_reference", "random_bits", "random_bits_reference", "random_start", "random_start_reference",
+    "nuclear_norm", "pgd_step", "pgd_step_reference", "polar_factor", "random_bits", "random_bits_reference",
+    "random_start", "random_start_reference",
     "relu_max_pool", "relu_max_pool_backward", "relu_max_pool_backward_reference", "relu_max_pool_reference",
     "relu_max_pool_tangent", "relu_max_pool_tangent_reference", "squared_norm", "squared_norm_reference", "stream",
     "unit_vectors", "unit_vectors_reference",

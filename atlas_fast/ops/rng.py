@@ -14,7 +14,7 @@ import torch
 from ..errors import UserError
 from ._registry import define
 
-RANDOM_START, PROJECTION, SHUFFLE, AUGMENT, SPLIT, INIT = range(6)
+RANDOM_START, PROJECTION, SHUFFLE, AUGMENT, SPLIT, INIT, NOISE = range(7)
 APGD, FAB, SQUARE = 8, 9, 10
 
 _MASK = 0xFFFFFFFF

@@ -40,7 +40,7 @@ def test_compiled_gradients_and_statistics(method, formulation, parts):
 
 
 @pytest.mark.parametrize("formulation", ["grad", "vjp"])
-@pytest.mark.parametrize("method", [*objectives.PRESETS, "trades-2", "atlas-2"])
+@pytest.mark.parametrize("method", [*objectives.PAPER, "trades-2", "atlas-2"])
 def test_gradients_and_statistics(method, formulation, parts, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **keywords: function)
     check(method, formulation, parts)

@@ -12,7 +12,7 @@ from atlas_fast.engine import AutogradView, program
 from bench import reference_step, workload
 
 N, C = 5, 10
-METHODS = [*objectives.PRESETS, "adv-3", "trades-2", "tradesjac-2", "atlas-2"]
+METHODS = [*objectives.PAPER, "adv-3", "trades-2", "tradesjac-2", "atlas-2"]
 
 
 def network():

@@ -8,7 +8,7 @@ import atlas_fast as af
 from atlas_fast import objectives
 from bench import reference_step, work, workload
 
-METHODS = [*objectives.PRESETS, "adv-3", "trades-2", "atlas-2"]
+METHODS = [*objectives.PAPER, "adv-3", "trades-2", "atlas-2"]
 STOCK = "weight gradient as a forward convolution"
 
 

@@ -11,7 +11,7 @@ from atlas_fast.errors import UserError
 N, C = 5, 4
 EPS, ALPHA, BETA = 0.1, 0.03, 0.7
 KEYWORDS = {"eps": EPS, "alpha": ALPHA, "beta": BETA, "steps": 1, "num_projections": 1}
-METHODS = list(objectives.PRESETS)
+METHODS = list(objectives.PAPER)
 
 
 def smooth_net(batch_norm=False):
@@ -208,8 +208,8 @@ def test_wrong_values_are_refused(method, changes, message):
 
 
 def test_wrong_names_are_refused():
-    with pytest.raises(UserError, match="unknown method 'mart'; choose one of plain, jac"):
-        objectives.create("mart")
+    with pytest.raises(UserError, match="unknown method 'madry'; choose one of plain, jac"):
+        objectives.create("madry")
     with pytest.raises(UserError, match="jac takes alpha, num_projections, label_smoothing"):
         objectives.create("jac", alpha=1.0, eps=0.1)
     with pytest.raises(UserError, match="adversary but none is made"):
