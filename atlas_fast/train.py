@@ -31,15 +31,19 @@ def parser() -> ArgumentParser:
                                                       "(default: data)")
     what.add_argument("--image-size", type=int, metavar="PX", help="imagefolder: resize and crop to PX x PX")
     what.add_argument("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (default: atlas)")
-    what.add_argument("--steps", type=int, metavar="K", help="adversary in training: 1 FGSM, K > 1 PGD-K, 0 none (jac)")
+    what.add_argument("--steps", type=int, metavar="K", help="adversary in training: 1 FGSM, K > 1 PGD-K, 0 none (jac; "
+                                                           "default: 1; mart: as in validation; llr: 10)")
     what.add_argument("--model", metavar="NAME", help="small_cnn, preact_resnet18, wrn-28-8 or any wrn-D-W")
     loss = p.add_argument_group("loss")
     loss.add_argument("--epsilon", dest="eps", type=float, metavar="E", help="final L_inf radius, pixels in [0,1]")
     loss.add_argument("--step-size", type=float, metavar="S", help="of the training adversary, pixels in [0,1] "
                                                                    "(default: 1.25 eps for one step, else the data "
                                                                    "set's)")
-    loss.add_argument("--alpha", type=float, metavar="A", help="weight of the Jacobian term")
-    loss.add_argument("--beta", type=float, metavar="B", help="weight of the KL term")
+    loss.add_argument("--alpha", type=float, metavar="A", help="weight of the Jacobian term; grad_align, llr: their "
+                                                               "lambda")
+    loss.add_argument("--beta", type=float, metavar="B", help="weight of the KL term; nuat: of the nuclear norm; "
+                                                              "llr: its mu")
+    loss.add_argument("--noise", type=float, metavar="K", help="n_fgsm: start uniform within K eps (default: 2)")
     loss.add_argument("--num-projections", type=int, metavar="P", help="random projections a sample (default: 1)")
     loss.add_argument("--label-smoothing", type=float, metavar="L", help="of the cross-entropy (default: 0)")
     how = p.add_argument_group("training")
@@ -49,7 +53,8 @@ def parser() -> ArgumentParser:
     how.add_argument("--momentum", type=float, metavar="M")
     how.add_argument("--weight-decay", type=float, metavar="W")
     how.add_argument("--ramp-epochs", type=float, metavar="R", help="eps is final after R epochs (default: "
-                                                                    "min(15, epochs/2))")
+                                                                    "min(15, epochs/2); llr 1.28; n_fgsm, mart, "
+                                                                    "grad_align 0; nuat: its weight is)")
     how.add_argument("--plateau-epochs", type=int, metavar="P", help="epochs without improvement before the learning "
                                                                      "rate is divided by 5 (default: 2)")
     how.add_argument("--validation-size", type=int, metavar="N", help="random training images (default: 5,000, or a "
@@ -88,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     dataset = load_data(config)
     summaries = [run(config, out, resume, dataset)]
     if baseline:
-        plain = replace(config, method="plain", steps=0, alpha=None, beta=None, ramp_epochs=0.0, num_projections=1)
+        plain = replace(config, method="plain", steps=0, alpha=None, beta=None, noise=None, ramp_epochs=0.0,
+                        num_projections=1)
         folder = out / "plain"
         summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
     print(f"\n{table(summaries)}\n{out}")

@@ -45,15 +45,15 @@ class AlignmentPenalty:
     weight: float | torch.Tensor
 
     def phi(self, g: torch.Tensor, seen: Seen) -> Value:
-        a, b = seen.start_gradient.flatten(1).to(_wide(g)), g.flatten(1).to(_wide(g))
-        a_norm, b_norm = (torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (a, b))
+        a, b = seen.start_gradient.to(_wide(g)), g.to(_wide(g))
+        a_norm, b_norm = (torch.linalg.vector_norm(v, dim=_within(g), keepdim=True) for v in (a, b))
         counts = (a_norm > 0) & (b_norm > 0)
-        a, unit = (v / torch.where(counts, norm, 1) for v, norm in ((a, a_norm), (b, b_norm)))
-        cos = (a * unit).sum(1, keepdim=True)
+        a, b = a / torch.where(counts, a_norm, 1), b / torch.where(counts, b_norm, 1)
+        cos = (a * b).sum(_within(g), keepdim=True)
         share = counts.to(cos.dtype) / counts.sum().clamp_min(1)
         misaligned = (share * (1 - cos)).sum()
-        u = -self.weight * share * (a - cos * unit) / torch.where(counts, b_norm, 1)
-        return Value(self.weight * misaligned, {"alignment": misaligned}, u.view_as(g).to(g.dtype), {})
+        u = (a - cos * b) * (-self.weight * share / torch.where(counts, b_norm, 1))
+        return Value(self.weight * misaligned, {"alignment": misaligned}, u.to(g.dtype), {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +92,17 @@ def losses(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a_i . b_i of each sample: [N]."""
-    return (a * b).flatten(1).sum(1)
+    return (a * b).sum(_within(a))
 
 
 def per_sample(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """[N] -> [N, 1, ...], in the dtype of `like`."""
     return value.view(-1, *(1,) * (like.dim() - 1)).to(like.dtype)
+
+
+def _within(images: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions of a sample; reducing them needs no copy of channels-last images, as flattening does."""
+    return tuple(range(1, images.dim()))
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:

@@ -32,6 +32,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from ..attacks.checks import positive
 from ..errors import UserError
 from .framework import Objective
 
@@ -131,9 +132,9 @@ def grad_align(eps: float, alpha: float | None = None, step_size: float | None =
 
 
 def grad_align_weight(eps: float) -> float:
-    """The authors' rule on CIFAR-10, 0.02 * 10^(255 eps / 8): 0.2 at 8/255, 2 at 16/255. UserError beyond 16/255, where
-    they give none."""
-    if not 0 < eps <= 16.5 / 255:
+    """The authors' rule on CIFAR-10, 0.02 * 10^(255 eps / 8): 0.2 at 8/255, 2 at 16/255. UserError beyond that, where
+    they give none, and for eps <= 0."""
+    if positive(eps, "eps") > 16.5 / 255:
         raise UserError(f"the authors of grad_align give no alpha for eps {eps:.4g}, only up to 16/255; give alpha")
     return 0.02 * 10 ** (255 * eps / 8)
 

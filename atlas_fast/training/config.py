@@ -11,10 +11,12 @@ import torch
 
 from ..engine import ENGINES
 from ..errors import UserError
-from .defaults import DEFAULTS, METHODS
+from ..objectives import grad_align_weight, parameters
+from .defaults import DEFAULTS, METHODS, ONE_STEP, RAMP_EPOCHS, STEP_OF_EPS, STEPS
 
-# Which methods have the Jacobian term and the KL term.
-HAS = {"alpha": ("jac", "atlas", "atlas_l", "tradesjac"), "beta": ("trades", "atlas", "atlas_g", "tradesjac")}
+# Which methods have which of the settings that not all have.
+HAS = {name: tuple(method for method in METHODS if name in parameters(method))
+       for name in ("alpha", "beta", "num_projections", "noise")}
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Config:
     """A run's settings, resolved: no value is left open except those that may be None.
 
     eps, step_size, val_step_size: pixel units, [0,1] images. steps: 0 for plain and jac, else the adversary's steps.
-    alpha, beta: None where the method has none. image_size: imagefolder's resizing. max_batches: of an epoch, of the
-    validation and of the test, for trials.
+    alpha, beta, noise: None where the method has none. image_size: imagefolder's resizing. max_batches: of an epoch, of
+    the validation and of the test, for trials.
     """
 
     dataset: str
@@ -56,10 +58,17 @@ class Config:
     device: str
     max_batches: int | None
     capture: str = "auto"
+    noise: float | None = None
 
     @property
     def has_adversary(self) -> bool:
         return self.method not in ("plain", "jac")
+
+    def eps_at(self, ramp: float) -> float:
+        """The adversary's eps at this value of the ramp, which of nuat raises the weight alone; 0 without one."""
+        if not self.has_adversary:
+            return 0.0
+        return self.eps if self.method == "nuat" else self.eps * ramp
 
 
 def resolve(given: dict) -> Config:
@@ -71,20 +80,22 @@ def resolve(given: dict) -> Config:
     _choice("--dataset", dataset, DEFAULTS)
     _choice("--method", method, METHODS)
     row = DEFAULTS[dataset]
-    steps = given.get("steps", 0 if method in ("plain", "jac") else 1)
+    steps = given.get("steps", row.val_steps if method == "mart" else STEPS.get(method, 1))
     _check_steps(method, steps)
     _check_used(method, given)
     eps = _positive("--epsilon", given.get("eps", row.eps))
     epochs = _whole("--epochs", given.get("epochs", row.epochs), 1)
     # The table's step sizes belong to the table's eps; with another eps they keep their ratio to it.
     val_step_size = row.step_size if eps == row.eps else row.step_size * eps / row.eps
-    alpha, beta = (_weight(name, method, steps, dataset, given) for name in ("alpha", "beta"))
+    step_size = eps if method in STEP_OF_EPS else 1.25 * eps if steps <= 1 else val_step_size
+    alpha, beta = (_weight(name, method, steps, dataset, eps, given) for name in ("alpha", "beta"))
     device = str(given.get("device", "auto"))
     return Config(
         dataset=dataset, data_dir=str(given.get("data_dir", "data")), image_size=given.get("image_size"),
         model=given.get("model", row.model), method=method, steps=steps, eps=eps,
-        step_size=_positive("--step-size", given.get("step_size", 1.25 * eps if steps <= 1 else val_step_size)),
+        step_size=_positive("--step-size", given.get("step_size", step_size)),
         alpha=alpha, beta=beta,
+        noise=_not_negative("--noise", given.get("noise", 2.0)) if method in HAS["noise"] else None,
         num_projections=_whole("--num-projections", given.get("num_projections", 1), 1),
         label_smoothing=_fraction("--label-smoothing", given.get("label_smoothing", 0.0)),
         epochs=epochs, batch_size=_whole("--batch-size", given.get("batch_size", row.batch_size), 1),
@@ -137,35 +148,42 @@ def _check_steps(method: str, steps: int) -> None:
         raise UserError(f"{method} has no adversary: --steps must be 0 or left away, not {steps}")
     if method not in ("plain", "jac") and not steps:
         raise UserError(f"{method} needs an adversary: --steps must be 1 (FGSM) or more (PGD); only jac takes 0")
+    if method in ONE_STEP and steps != 1:
+        raise UserError(f"{method} takes one step: --steps must be 1 or left away, not {steps}")
 
 
 def _check_used(method: str, given: dict) -> None:
     """An option that this method would ignore is a mistake."""
     if "step_size" in given and method in ("plain", "jac"):
         raise UserError(f"{method} has no adversary: leave --step-size away")
-    if "num_projections" in given and method not in HAS["alpha"]:
+    if "num_projections" in given and method not in HAS["num_projections"]:
         raise UserError(f"{method} has no Jacobian term: leave --num-projections away")
+    if "noise" in given and method not in HAS["noise"]:
+        raise UserError(f"{method} has no --noise; methods with it: {', '.join(HAS['noise'])}")
 
 
-def _weight(name: str, method: str, steps: int, dataset: str, given: dict) -> float | None:
+def _weight(name: str, method: str, steps: int, dataset: str, eps: float, given: dict) -> float | None:
     """alpha or beta of this method: given, or the table's; None where the method has no such term."""
     if method not in HAS[name]:
         if name in given:
             raise UserError(f"{method} has no {name}; methods with --{name}: {', '.join(HAS[name])}")
         return None
     value = given.get(name, DEFAULTS[dataset].weights[method][steps > 1].get(name))
+    if method == "grad_align" and name not in given and eps <= 16 / 255:
+        value = grad_align_weight(eps)
     if value is None:
         raise UserError(f"the paper gives no {name} for {method} on {dataset}; give --alpha and --beta")
     return _not_negative(f"--{name}", value)
 
 
 def _ramp_epochs(method: str, epochs: int, given: float | None) -> float:
-    """R = min(15, epochs/2); plain and jac have no eps that rises."""
+    """R = min(15, epochs/2); plain and jac have no eps that rises. Of the neighbours' authors only two let something
+    rise: eps of llr, the weight of nuat. The others' methods ramp as the paper's do where R is given."""
     if method in ("plain", "jac"):
         if given:
             raise UserError(f"{method} does not ramp; leave --ramp-epochs away")
         return 0.0
-    return _not_negative("--ramp-epochs", min(15.0, epochs / 2) if given is None else given)
+    return _not_negative("--ramp-epochs", min(RAMP_EPOCHS.get(method, 15.0), epochs / 2) if given is None else given)
 
 
 def _device(name: str) -> str:

@@ -69,7 +69,7 @@ def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
     measured = measure(run.model, *run.data.val, run.attack, run.device, run.bf16)
     # Selecting a plainly trained network by its robust accuracy (near 0) would select noise.
     improved = schedule.update(measured["clean_accuracy" if config.method == "plain" else "robust_accuracy"])
-    eps = config.eps * schedule.ramp(number) if config.has_adversary else 0.0
+    eps = config.eps_at(schedule.ramp(number))
     line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "seconds": time.perf_counter() - started,
             "ms_per_batch": 1000 * trained / len(run.batches)}
     return line, improved

@@ -73,9 +73,10 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
 
 
 def make_objective(config: Config) -> objectives.Objective:
-    """The method's preset with this run's values."""
+    """The method's preset with this run's values; one that does not ramp by itself does if the run has a ramp."""
     wanted = objectives.parameters(config.method)
-    return objectives.create(config.method, **{name: getattr(config, name) for name in wanted})
+    objective = objectives.create(config.method, **{name: getattr(config, name) for name in wanted})
+    return objective.replace(ramps=True) if config.ramp_epochs and not objective.ramps else objective
 
 
 def describe(run: Run) -> dict:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from atlas_fast import objectives, ops
+from atlas_fast.attacks import directions, starts
 from atlas_fast.engine import AutogradView, SweepView, program
 from atlas_fast.errors import UserError
 
@@ -302,6 +304,7 @@ def test_a_user_may_mix(batch):
 WRONG = [
     (lambda: make("mart", steps=0), "at least 1"), (lambda: make("n_fgsm", noise=-1.0), "start_radius"),
     (lambda: make("grad_align", alpha=-1.0), "alpha"), (lambda: make("llr", beta=float("nan")), "beta"),
+    (lambda: objectives.grad_align(eps=0.0), "eps must be greater"),
     (lambda: objectives.grad_align(eps=0.3), "only up to 16/255; give alpha"),
     (lambda: make("grad_align").replace(start="uniform"), "needs start='zero'"),
     (lambda: make("grad_align").replace(jacobian_at="x"), "jacobian_at one of \\('noise',\\)"),
@@ -316,3 +319,20 @@ WRONG = [
 def test_wrong_values_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("method", NEIGHBOURS)
+def test_no_value_of_a_tensor_is_asked_for(method, batch):
+    """Tensors without data: what would wait for a device, or cannot be in a CUDA graph, raises an error."""
+    (x, y), objective, mode = batch, make(method), FakeTensorMode()
+    x, y, rng, ramp = (mode.from_tensor(t) for t in (x.float(), y, ops.make_rng(0, 1), torch.tensor(0.5)))
+    logits = {point: mode.from_tensor(torch.zeros(N, C)) for point in ("adv", "x", "noise")}
+    with mode:
+        objective.head(logits, y, ramp)
+        directions.ascend_ce_and_nuclear(logits["adv"], y, logits["x"], 0.5 * (rng[1] % 2))
+        starts.random_signs(x, ramp, rng), starts.random_noise(x, ramp, rng)
+        if penalty := objective.penalty(ramp):
+            images = {"x": x, "adv": 2 * x}
+            value = penalty.phi(x, objectives.input_gradients.Seen(images, logits, y, x + 1))
+            objectives.input_gradients.curvature(logits["x"], logits["adv"])
+            assert value.u.shape == x.shape

@@ -21,7 +21,7 @@ def files_under(folder):
 
 
 BAD = [
-    (["--dataset", "svhn"], "--dataset must be one of"), (["--method", "mart"], "--method must be one of"),
+    (["--dataset", "svhn"], "--dataset must be one of"), (["--method", "madry"], "--method must be one of"),
     (["--model", "resnet50"], "no model is called"), (["--steps", "-1"], "--steps must be 0 or more"),
     (["--steps", "0"], "atlas needs an adversary"), (["--epsilon", "0"], "--epsilon must be a number above 0"),
     (["--epsilon", "nan"], "--epsilon must be a number above 0"), (["--epsilon", "-1"], "--epsilon"),

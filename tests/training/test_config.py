@@ -4,6 +4,7 @@ import pytest
 
 from atlas_fast.errors import UserError
 from atlas_fast.training import resolve
+from atlas_fast.training.setup import make_objective
 
 IMAGES = ["cifar10", "cifar100", "npz", "imagefolder"]
 COMMON = {
@@ -35,6 +36,47 @@ CELLS += [("mnist", "jac", 0, 0.5, None), ("mnist", "trades", 1, None, 1), ("mni
           ("mnist", "atlas", 1, 1e-5, 0.3), ("mnist", "atlas", 20, 5e-6, 0.2), ("mnist", "atlas_l", 1, 1e-5, None),
           ("mnist", "atlas_g", 20, None, 0.2), ("mnist", "adv", 1, None, None)]
 
+# The neighbours' authors give values for CIFAR-10 alone; they stand for every data set.
+NEIGHBOURS = [("n_fgsm", 1, None, None), ("mart", 10, None, 6), ("nuat", 1, None, 4.5), ("nuat", 2, None, 4),
+              ("llr", 10, 2, 0.6)]
+
+
+@pytest.mark.parametrize("dataset", COMMON)
+@pytest.mark.parametrize("method, steps, alpha, beta", NEIGHBOURS)
+def test_weights_of_the_neighbours(dataset, method, steps, alpha, beta):
+    config = resolve({"dataset": dataset, "method": method, "steps": steps})
+    assert (config.alpha, config.beta) == (alpha, beta)
+    assert config.step_size == (config.eps if method in ("n_fgsm", "nuat") else config.val_step_size)
+    assert config.noise == (2.0 if method == "n_fgsm" else None)
+
+
+def test_the_neighbours_steps_and_the_alpha_of_grad_align():
+    for dataset, steps in (("cifar10", 10), ("mnist", 20)):
+        assert resolve({"dataset": dataset, "method": "mart"}).steps == steps
+        assert resolve({"dataset": dataset, "method": "llr"}).steps == 10
+        assert resolve({"dataset": dataset, "method": "n_fgsm"}).steps == 1
+    align = {"method": "grad_align"}
+    assert resolve({"dataset": "cifar10", **align}).alpha == pytest.approx(0.2)
+    assert resolve({"dataset": "cifar10", **align, "eps": 16 / 255}).alpha == pytest.approx(2.0)
+    assert resolve({"dataset": "cifar10", **align, "eps": 16 / 255, "alpha": 0.5}).alpha == 0.5
+    assert resolve({"dataset": "mnist", **align}).alpha == 0.2 and resolve({"dataset": "mnist", **align}).steps == 1
+    assert resolve({"dataset": "mnist", **align}).step_size == 0.3
+
+
+RAMPS = {"n_fgsm": (0, False, 0.5), "mart": (0, False, 0.5), "grad_align": (0, False, 0.5),
+         "nuat": (15, "weights", 1.0), "llr": (1.28, "eps", 0.5)}
+
+
+@pytest.mark.parametrize("method", RAMPS)
+def test_the_neighbours_ramp_where_their_authors_do_or_where_it_is_asked_for(method):
+    epochs, kind, share = RAMPS[method]
+    config = resolve({"dataset": "cifar10", "method": method})
+    assert config.ramp_epochs == epochs and make_objective(config).ramps == kind
+    asked = resolve({"dataset": "cifar10", "method": method, "ramp_epochs": 5.0})
+    assert asked.ramp_epochs == 5 and make_objective(asked).ramps == (kind or True)
+    assert asked.eps_at(0.5) == share * asked.eps and resolve({"method": "jac"}).eps_at(0.5) == 0
+    assert resolve({"method": method, "epochs": 2}).ramp_epochs <= 1
+
 
 @pytest.mark.parametrize("dataset, method, steps, alpha, beta", CELLS)
 def test_weights(dataset, method, steps, alpha, beta):
@@ -63,7 +105,7 @@ def test_given_values_win_and_steps_keep_their_ratio_to_eps():
 
 
 BAD = [
-    ({"dataset": "svhn"}, "--dataset must be one of"), ({"method": "mart"}, "--method must be one of"),
+    ({"dataset": "svhn"}, "--dataset must be one of"), ({"method": "madry"}, "--method must be one of"),
     ({"steps": -1}, "--steps must be 0 or more"), ({"steps": 0}, "atlas needs an adversary"),
     ({"method": "jac", "steps": 1}, "jac has no adversary"), ({"eps": 0.0}, "--epsilon"), ({"eps": -0.1}, "--epsilon"),
     ({"eps": math.nan}, "--epsilon"), ({"eps": math.inf}, "--epsilon"), ({"batch_size": 0}, "--batch-size"),
@@ -77,6 +119,10 @@ BAD = [
     ({"max_batches": 0}, "--max-batches"), ({"num_projections": 0}, "--num-projections"), ({"seed": -1}, "--seed"),
     ({"method": "jac", "step_size": 0.1}, "leave --step-size away"),
     ({"method": "adv", "num_projections": 2}, "leave --num-projections away"),
+    ({"method": "llr", "num_projections": 2}, "leave --num-projections away"),
+    ({"method": "n_fgsm", "steps": 2}, "n_fgsm takes one step"), ({"method": "grad_align", "steps": 0}, "adversary"),
+    ({"method": "adv", "noise": 1.0}, "adv has no --noise; methods with it: n_fgsm"),
+    ({"method": "n_fgsm", "noise": -1.0}, "--noise"), ({"method": "mart", "alpha": 1.0}, "mart has no alpha"),
     ({"label_smoothing": 1.0}, "--label-smoothing"), ({"augment": "mixup"}, "--augment"),
 ]
 

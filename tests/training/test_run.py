@@ -31,7 +31,8 @@ def test_the_folder_of_a_run(small_run, read_log, capsys, picture):
     assert "epoch   3/3" in out and "n = 30" in out and "one-step atlas" in out
 
 
-@pytest.mark.parametrize("method", ["plain", "jac", "adv", "trades", "atlas_l", "atlas_g", "tradesjac"])
+@pytest.mark.parametrize("method", ["plain", "jac", "adv", "trades", "atlas_l", "atlas_g", "tradesjac", "n_fgsm",
+                                    "mart", "nuat", "grad_align", "llr"])
 def test_every_method_runs(small_run, read_log, method):
     line = read_log(small_run("--method", method, "--epochs", "1"))[0]
     assert line["loss"] > 0 and line["jacobian_norm"] > 0
