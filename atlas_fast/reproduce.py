@@ -1,0 +1,84 @@
+"""The tables and figures of the paper: every row trained and evaluated, the paper's figure beside ours.
+
+    python -m atlas_fast.reproduce table1 --dataset mnist --seeds 0,1,2
+    python -m atlas_fast.reproduce figure5 --epochs 10 --limit 1000 --model wrn-16-2
+    python -m atlas_fast.reproduce table1 --dataset mnist --schedule fixed --epochs 70
+
+table1 ... table5, figure4 ... figure17. Finished runs are skipped and interrupted ones go on; tables and figures share
+the runs that they have in common. OUT receives NAME-DATASET.md and .json (figures also .png), and OUT/runs the runs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .errors import UserError, run_cli
+from .reproduction import campaign, options, paper, planning, plots, report
+from .reproduction.figures import FIGURES, figure
+from .reproduction.specs import Plan, table
+from .training import logs
+from .training.defaults import DEFAULTS
+
+_DATASETS = {"table4": "cifar10", "table5": "cifar100"}  # the others have several parts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 1 where a run failed. UserError: wrong use, nothing was run."""
+    p = campaign.parser("python -m atlas_fast.reproduce", __doc__.split(":")[0] + ".", "runs/reproduce")
+    p.add_argument("what", metavar="NAME", help="table1 ... table5, figure4 ... figure17")
+    p.add_argument("--dataset", metavar="NAME", help="mnist, cifar10 or cifar100; any other as a trial")
+    p.add_argument("--beside", metavar="PART", help="the part of the paper to set beside another data set: mnist, "
+                                                    "cifar10 or cifar100")
+    p.add_argument("--rows", nargs="+", metavar="ROW", help="only these, as one-step-adv (default: all)")
+    args, rest = p.parse_known_args(argv)
+    plan = planning.shrunken(named(args.what, args.dataset, args.beside), args.rows, args.attacks)
+    everything = planning.arrange(plan, options.parse(rest), args)
+
+    def write() -> str:
+        found = report.collect(plan, everything.runs_of, everything.notes)
+        text = report.write(found, everything.stem)
+        return f"{text}\n{_picture(plan, found, everything)}{everything.stem}.md"
+
+    return campaign.carry_out(everything.runs, args, write)
+
+
+def named(what: str, dataset: str | None, beside: str | None) -> Plan:
+    """The table or figure of that name on this data set. UserError: there is none."""
+    match = re.fullmatch(r"(table|figure)(\d+)", what)
+    number = int(match[2]) if match else 0
+    if not match or (what not in paper.TABLES if match[1] == "table" else number not in FIGURES):
+        raise UserError(f"there is nothing called {what!r} to reproduce; known are {', '.join(paper.TABLES)} and "
+                        f"{', '.join(f'figure{number}' for number in FIGURES)}")
+    default = FIGURES[number][0] if match[1] == "figure" else _DATASETS.get(what)
+    dataset = dataset or default
+    if dataset is None:
+        raise UserError(f"{what} has a part for each of {', '.join(paper.TABLES[what])}; name one with --dataset")
+    if dataset not in DEFAULTS:
+        raise UserError(f"--dataset must be one of {', '.join(DEFAULTS)}, not {dataset!r}")
+    if beside is not None and beside not in paper.PARTS:
+        raise UserError(f"--beside must be one of {', '.join(paper.PARTS)}, not {beside!r}")
+    part = beside or (dataset if dataset in paper.PARTS else None)
+    return table(what, dataset, part) if match[1] == "table" else figure(number, dataset, part)
+
+
+def _picture(plan: Plan, found: dict, everything: planning.Arranged) -> str:
+    """Draw a figure as far as its runs are finished. Returns its path, a line."""
+    path = everything.stem.with_name(everything.stem.name + ".png")
+    if plan.name.startswith("table"):
+        return ""
+    if plan.name == "figure11":
+        lines = [(f"{row.label}, seed {run.seed}", logs.read(run.folder / "log.jsonl"))
+                 for row in plan.rows for run in everything.runs_of[row]]
+        lines = [(label, of_run) for label, of_run in lines if of_run]
+        if not lines:
+            return ""
+        plots.overfitting(found, lines, path)
+    elif any(cell["ours"] for row in found["rows"] for cell in row["cells"].values()):
+        plots.sweep(found, path, plan.log_axis)
+    else:
+        return ""
+    return f"{path}\n"
+
+
+if __name__ == "__main__":
+    run_cli(main)

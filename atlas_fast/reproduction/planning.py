@@ -1,0 +1,121 @@
+"""From a table of the paper to the runs that fill it, shrunken where the user says so, and the sentences about it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import UserError
+from ..training.config import HAS, resolve
+from . import options, paper
+from .campaign import one_folder_each, seeds
+from .runs import Run, is_transfer
+from .specs import Plan, Row, attack_name, weights_text, with_attacks, with_rows
+
+_OF_THE_ROW = ("method", "steps", "alpha", "beta", "seed", "step_size")  # what tells one row from another
+SURROGATE_SEED = 1000  # unlike that of any row, so that the surrogate shares no weights with one
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """runs: in the order in which they are to run, the surrogate first; runs_of: those of every row, one a seed;
+    stem: path of the report's files without their endings; notes: sentences under it."""
+
+    runs: tuple[Run, ...]
+    runs_of: dict[Row, tuple[Run, ...]]
+    stem: Path
+    notes: tuple[str, ...]
+
+
+def shrunken(plan: Plan, rows: Sequence[str] | None, attacks: Sequence[str] | None) -> Plan:
+    """The plan with these rows and attacks alone."""
+    if rows:
+        plan = replace(plan, rows=with_rows(plan.rows, rows))
+    if attacks:
+        plan = replace(plan, columns=with_attacks(plan.columns, attacks, plan.part is not None))
+    return plan
+
+
+def arrange(plan: Plan, given: dict, args: argparse.Namespace) -> Arranged:
+    """The runs of the plan with these training options for all. UserError: an option that the rows themselves set."""
+    if wrong := next((key for key in given if key in _OF_THE_ROW), None):
+        raise UserError(f"{options.flag(wrong)} is set by the rows of {plan.name}"
+                        + ("; here it is --seeds" if wrong == "seed" else "; python -m atlas_fast.sweep varies it"))
+    notes = _notes(plan, given, args)
+    surrogate = _surrogate(plan, given, args)
+    step_size = resolve({"dataset": plan.dataset, "eps": given.get("eps")}).val_step_size
+    runs_of: dict[Row, list[Run]] = {row: [] for row in plan.rows}
+    for seed in seeds(args.seeds):
+        for row in plan.rows:
+            whole = {"dataset": plan.dataset, **row.options, **_used(given, row.options["method"]), "seed": seed}
+            ((label, chosen, folder),) = one_folder_each([(row.label, whole)], args.out)
+            runs_of[row].append(Run(label, chosen, folder, plan.attacks, args.limit, step_size,
+                                    surrogate.folder if isinstance(surrogate, Run) else surrogate))
+    by_seed = [run for of_seed in zip(*runs_of.values(), strict=True) for run in of_seed]
+    first = [surrogate] if isinstance(surrogate, Run) else []
+    changed = {key: value for key, value in given.items() if key not in options.PLACE}
+    changes = [f"{options.flag(key).lstrip('-')}={options.text(value)}" for key, value in sorted(changed.items())]
+    stem = args.out / "-".join([plan.name, _where(plan, given), *changes])
+    return Arranged((*first, *by_seed), {row: tuple(runs) for row, runs in runs_of.items()}, stem, tuple(notes))
+
+
+def _where(plan: Plan, given: dict) -> str:
+    """The data set as part of a file's name; for npz and imagefolder the file or folder names it."""
+    if plan.dataset in ("npz", "imagefolder") and "data_dir" in given:
+        return f"{plan.dataset}-{Path(given['data_dir']).stem}"
+    return plan.dataset
+
+
+def _used(given: dict, method: str) -> dict:
+    """Without what this method would refuse because it has no use for it."""
+    unused = {"num_projections"} if method not in HAS["alpha"] else set()
+    if method in ("plain", "jac"):
+        unused.add("ramp_epochs")
+    return {key: value for key, value in given.items() if key not in unused}
+
+
+def _surrogate(plan: Plan, given: dict, args: argparse.Namespace) -> Run | Path | None:
+    """The run on which "transfer" crafts: the user's, else the same network trained plainly; None: nothing crafts."""
+    if not any(map(is_transfer, plan.attacks)):
+        if args.surrogate:
+            raise UserError("--surrogate is for the black-box attack, which is not among the attacks here")
+        return None
+    if args.surrogate:
+        return args.surrogate
+    whole = {"dataset": plan.dataset, "method": "plain", "steps": 0, **_used(given, "plain"), "seed": SURROGATE_SEED}
+    ((label, chosen, folder),) = one_folder_each([("surrogate, plain training", whole)], args.out)
+    return Run(label, chosen, folder)
+
+
+def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
+    """What the runs are, and whatever is not as in the paper."""
+    standard, notes = resolve({"dataset": plan.dataset}), []
+    weights = [(row.label, weights_text(row.options)) for row in plan.rows if weights_text(row.options)]
+    if weights and plan.name.startswith("table"):
+        notes.append(f"Weights: {'; '.join(f'{label}: {text}' for label, text in weights)}.")
+    changed = [f"{options.flag(key).lstrip('-')} {options.text(value)}{_default(standard, key)}"
+               for key, value in given.items() if key not in options.PLACE]
+    if changed:
+        notes.append(f"Changed for all rows: {'; '.join(changed)}.")
+    notes.append(f"{'Otherwise t' if changed else 'T'}he settings are the defaults of {plan.dataset}"
+                 + (", those of appendix B" if plan.dataset in paper.PARTS else "")
+                 + f": {standard.model}, at most {standard.epochs} epochs, the learning rate guided by the robust "
+                 "accuracy of the validation, the best epoch by it.")
+    if args.limit is not None:
+        notes.append(f"Evaluated on {args.limit} test images drawn by seed 0, the same for all rows.")
+    for column in plan.columns:
+        wanted = attack_name(column.key, standard.model)
+        if column.in_paper and column.attack and column.attack != wanted:
+            notes.append(f"{column.title} is `{column.attack}`, in the paper `{wanted}`.")
+    if any(map(is_transfer, plan.attacks)):
+        crafted = f"on {args.surrogate}" if args.surrogate else (
+            f"on the same network trained plainly (seed {SURROGATE_SEED}), the same adversaries for all rows")
+        notes.append(f"Black box: adversaries crafted {crafted}; the paper does not say what its surrogates are.")
+    return [*notes, *plan.notes]
+
+
+def _default(standard, key: str) -> str:
+    chosen = getattr(standard, key, None)
+    return "" if chosen is None else f" instead of {options.text(chosen)}"

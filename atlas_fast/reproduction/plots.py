@@ -1,0 +1,109 @@
+"""The paper's figures as pictures, from what `report.collect` gives or from the runs' logs (figure 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..training.files import make_folder, write_atomically
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito (2008)
+
+
+def sweep(report: dict, path: Path, log_axis: bool) -> None:
+    """Clean and robust accuracy along the axis, a colour for each series; bars: standard deviation over the seeds.
+
+    The paper's figures of table 1 are stars where a point has its settings."""
+    figure, panels = _figure(10, 4.4, 1, 2)
+    for axes, column in zip(panels, report["columns"], strict=True):
+        for number, (name, points) in enumerate(_series(report, column["key"]).items()):
+            values = [100 * cell["ours"]["mean"] for _, cell in points]
+            bars = [100 * (cell["ours"]["std"] or 0) for _, cell in points]
+            axes.errorbar([x for x, _ in points], values, yerr=bars if any(bars) else None, fmt="o-", capsize=3,
+                          color=COLOURS[number % len(COLOURS)], label=name, markersize=5, linewidth=1.6)
+        stars = [(row["x"], 100 * row["cells"][column["key"]]["paper"]) for row in report["rows"]
+                 if row["cells"][column["key"]]["paper"] is not None]
+        if stars:
+            axes.plot(*zip(*stars, strict=True), "*", color="#222222", markersize=11, label="the paper, table 1")
+        axes.set(title=_title(report, column), xlabel=report["axis"], ylabel="accuracy in %")
+        _ticks(axes, sorted({row["x"] for row in report["rows"]}), log_axis)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.suptitle(_heading(report))
+    _save(figure, path)
+
+
+def overfitting(report: dict, logs: Sequence[tuple[str, list[dict]]], path: Path) -> None:
+    """Figure 11: a row of panels for each run: Jacobian norm at x', robust and clean accuracy over the epochs.
+
+    logs: (label, lines of log.jsonl). All accuracies are of the validation images: the test set is measured once."""
+    figure, panels = _figure(12, 3.1 * len(logs), len(logs), 3)
+    for (label, lines), (jacobian, robust, clean) in zip(logs, panels, strict=True):
+        epochs = [line["epoch"] for line in lines]
+        style = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        jacobian.plot(epochs, [line["jacobian_norm"] for line in lines], color=COLOURS[2], **style)
+        jacobian.set(title=r"$\|J(x')\|_F^2$ (estimate, validation)", ylabel=label)
+        robust.plot(epochs, [100 * line["robust_accuracy"] for line in lines], color=COLOURS[1], label="PGD", **style)
+        if lines and "fgsm_accuracy" in lines[0]:
+            fgsm = [100 * line["fgsm_accuracy"] for line in lines]
+            robust.plot(epochs, fgsm, color=COLOURS[0], label="FGSM", **style)
+            robust.legend(frameon=False)
+        robust.set(title="robust accuracy, validation (%)")
+        clean.plot(epochs, [100 * line["clean_accuracy"] for line in lines], color=COLOURS[0], **style)
+        clean.set(title="clean accuracy, validation (%)")
+        for axes in (jacobian, robust, clean):
+            axes.set_xlabel("epoch")
+            axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        jacobian.set_ylim(bottom=0)
+    for column in (1, 2):  # the two runs are compared on one scale
+        low = min(axes.get_ylim()[0] for axes in panels[:, column])
+        high = max(axes.get_ylim()[1] for axes in panels[:, column])
+        for axes in panels[:, column]:
+            axes.set_ylim(low, high)
+    figure.suptitle(_heading(report))
+    _save(figure, path)
+
+
+def _series(report: dict, key: str) -> dict[str, list[tuple[float, dict]]]:
+    """{series: [(x, cell)]} of the points that are measured, along the axis."""
+    found: dict[str, list] = {}
+    for row in sorted(report["rows"], key=lambda row: row["x"]):
+        if row["cells"][key]["ours"]:
+            found.setdefault(row["series"], []).append((row["x"], row["cells"][key]))
+    return {row["series"]: found[row["series"]] for row in report["rows"] if row["series"] in found}
+
+
+def _title(report: dict, column: dict) -> str:
+    sizes = {row["cells"][column["key"]]["ours"]["n"] for row in report["rows"] if row["cells"][column["key"]]["ours"]}
+    n = f", n = {min(sizes):,}" if len(sizes) == 1 else ""
+    return f"{column['attack'] or 'clean'}{n}"
+
+
+def _heading(report: dict) -> str:
+    models = dict.fromkeys(one["model"] for row in report["rows"] for one in row["runs"] if one.get("model"))
+    return f"{report['title']}\n{', '.join([report['dataset'], *models])}"
+
+
+def _ticks(axes, values: Sequence[float], log_axis: bool) -> None:
+    """A tick at every value that was trained, and no other."""
+    if log_axis:
+        axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+
+
+def _figure(width: float, height: float, rows: int, columns: int):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _save(figure, path: Path) -> None:
+    make_folder(path.parent)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
