@@ -11,6 +11,7 @@ the runs that they have in common. OUT receives NAME-DATASET.md and .json (figur
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from .errors import UserError, run_cli
 from .reproduction import campaign, options, paper, planning, plots, report
@@ -36,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def write() -> str:
         found = report.collect(plan, everything.runs_of, everything.notes)
+        if plan.name == "figure11":
+            found["logs"] = _logs(plan, everything)
         text = report.write(found, everything.stem)
-        return f"{text}\n{_picture(plan, found, everything)}{everything.stem}.md"
+        return f"{text}\n{_picture(plan, found, everything.stem)}{everything.stem}.md"
 
     return campaign.carry_out(everything.runs, args, write)
 
@@ -61,19 +64,19 @@ def named(what: str, dataset: str | None, beside: str | None) -> Plan:
     return table(what, dataset, part) if match[1] == "table" else figure(number, dataset, part)
 
 
-def _picture(plan: Plan, found: dict, everything: planning.Arranged) -> str:
+def _logs(plan: Plan, everything: planning.Arranged) -> list[dict]:
+    """Figure 11's numbers: the lines of log.jsonl of every run that has begun."""
+    found = [{"label": f"{row.label}, seed {run.seed}", "lines": logs.read(run.folder / "log.jsonl")}
+             for row in plan.rows for run in everything.runs_of[row]]
+    return [one for one in found if one["lines"]]
+
+
+def _picture(plan: Plan, found: dict, stem: Path) -> str:
     """Draw a figure as far as its runs are finished. Returns its path, a line."""
-    path = everything.stem.with_name(everything.stem.name + ".png")
-    if plan.name.startswith("table"):
-        return ""
-    if plan.name == "figure11":
-        lines = [(f"{row.label}, seed {run.seed}", logs.read(run.folder / "log.jsonl"))
-                 for row in plan.rows for run in everything.runs_of[row]]
-        lines = [(label, of_run) for label, of_run in lines if of_run]
-        if not lines:
-            return ""
-        plots.overfitting(found, lines, path)
-    elif any(cell["ours"] for row in found["rows"] for cell in row["cells"].values()):
+    path = stem.with_name(stem.name + ".png")
+    if found.get("logs"):
+        plots.overfitting(found, path)
+    elif plan.name.startswith("figure") and any(cell["ours"] for row in found["rows"] for cell in row["cells"].values()):
         plots.sweep(found, path, plan.log_axis)
     else:
         return ""

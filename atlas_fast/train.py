@@ -57,6 +57,9 @@ def parser() -> ArgumentParser:
                                                                     "grad_align 0; nuat: its weight is)")
     how.add_argument("--plateau-epochs", type=int, metavar="P", help="epochs without improvement before the learning "
                                                                      "rate is divided by 5 (default: 2)")
+    how.add_argument("--schedule", metavar="S", help="guided: the validation lowers the learning rate and ends the "
+                                                     "training (default); fixed: the rate falls tenfold after 55, 75 "
+                                                     "and 90%% of the epochs")
     how.add_argument("--validation-size", type=int, metavar="N", help="random training images (default: 5,000, or a "
                                                                       "tenth of a small set)")
     how.add_argument("--augment", metavar="A", help="crop-flip or none (default: crop-flip for cifar10 and cifar100)")

@@ -115,10 +115,14 @@ def _start(run: Run, device: str | None, failed: dict[Run, str], environment: di
     with open(run.folder / OUTPUT, "a") as output:
         output.write(f"$ {' '.join(command)}\n")
         output.flush()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                   pass_fds=(lock.fileno(),), env=environment,
-                                   start_new_session=True)  # Ctrl-C reaches it once, from `_stop`
+        process = launch(command, output, lock, environment)
     return Child(run, stage, device, lock, process)
+
+
+def launch(command: Sequence[str], output: IO, lock: IO, environment: dict[str, str]) -> subprocess.Popen:
+    """In a session of its own, so that Ctrl-C reaches it once, from `_stop`."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                            pass_fds=(lock.fileno(),), env=environment, start_new_session=True)
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -70,7 +70,7 @@ def _where(plan: Plan, given: dict) -> str:
 
 def _used(given: dict, method: str) -> dict:
     """Without what this method would refuse because it has no use for it."""
-    unused = {"num_projections"} if method not in HAS["alpha"] else set()
+    unused = {"num_projections"} if method not in HAS.get("num_projections", HAS["alpha"]) else set()
     if method in ("plain", "jac"):
         unused.add("ramp_epochs")
     return {key: value for key, value in given.items() if key not in unused}
@@ -103,7 +103,7 @@ def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
                  + (", those of appendix B" if plan.dataset in paper.PARTS else "")
                  + f": {standard.model}, at most {standard.epochs} epochs, the learning rate guided by the robust "
                  "accuracy of the validation, the best epoch by it.")
-    if args.limit is not None:
+    if args.limit is not None and plan.attacks:
         notes.append(f"Evaluated on {args.limit} test images drawn by seed 0, the same for all rows.")
     for column in plan.columns:
         wanted = attack_name(column.key, standard.model)

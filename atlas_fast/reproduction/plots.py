@@ -35,12 +35,15 @@ def sweep(report: dict, path: Path, log_axis: bool) -> None:
     _save(figure, path)
 
 
-def overfitting(report: dict, logs: Sequence[tuple[str, list[dict]]], path: Path) -> None:
+def overfitting(report: dict, path: Path) -> None:
     """Figure 11: a row of panels for each run: Jacobian norm at x', robust and clean accuracy over the epochs.
 
-    logs: (label, lines of log.jsonl). All accuracies are of the validation images: the test set is measured once."""
-    figure, panels = _figure(12, 3.1 * len(logs), len(logs), 3)
-    for (label, lines), (jacobian, robust, clean) in zip(logs, panels, strict=True):
+    report["logs"]: [{"label", "lines" of log.jsonl}]. All accuracies are of the validation images: the test set is
+    measured once."""
+    logs = report["logs"]
+    figure, panels = _figure(12, 3.1 * len(logs) + 0.6, len(logs), 3)
+    for log, (jacobian, robust, clean) in zip(logs, panels, strict=True):
+        label, lines = log["label"], log["lines"]
         epochs = [line["epoch"] for line in lines]
         style = {"linewidth": 1.6, "marker": "o", "markersize": 3}
         jacobian.plot(epochs, [line["jacobian_norm"] for line in lines], color=COLOURS[2], **style)
@@ -101,7 +104,7 @@ def _figure(width: float, height: float, rows: int, columns: int):
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, squeeze=rows == 1 and columns == 2)
 
 
 def _save(figure, path: Path) -> None:

@@ -107,9 +107,9 @@ def attack_name(key: str, model: str) -> str | None:
             "multitargeted": "multitargeted-50-20" if small else "multitargeted-20-5"}.get(key, key)
 
 
-def with_attacks(plan_columns: Sequence[Column], attacks: Sequence[str]) -> tuple[Column, ...]:
+def with_attacks(plan_columns: Sequence[Column], attacks: Sequence[str], keep: bool) -> tuple[Column, ...]:
     """The columns with these attacks in place of their own; those that belong to none get a column before the time.
-    A column whose attack is not named keeps the paper's figures only."""
+    keep: a column whose attack is not named stays, for the paper's figures."""
     by_key = {}
     for attack in attacks:
         base = re.match(r"untargeted|multitargeted|transfer|rays|autoattack", attack)
@@ -118,7 +118,7 @@ def with_attacks(plan_columns: Sequence[Column], attacks: Sequence[str]) -> tupl
             raise UserError(f"--attacks {by_key[key]} and {attack} belong into one column; name one of them")
         by_key[key] = attack
     kept = [Column(column.key, column.title, by_key.pop(column.key, None), column.in_paper) for column in plan_columns
-            if column.in_paper or column.key in by_key]
+            if column.key in by_key or column.key in ("clean", "time") or (keep and column.in_paper)]
     others = [Column(key, attack, attack, in_paper=False) for key, attack in by_key.items()]
     at = len(kept) - (bool(kept) and kept[-1].key == "time")
     return (*kept[:at], *others, *kept[at:])

@@ -59,6 +59,7 @@ class Config:
     max_batches: int | None
     capture: str = "auto"
     noise: float | None = None
+    schedule: str = "guided"
 
     @property
     def has_adversary(self) -> bool:
@@ -110,6 +111,7 @@ def resolve(given: dict) -> Config:
         engine=_choice("--engine", given.get("engine", "auto"), ENGINES),
         amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
         capture=_choice("--capture", given.get("capture", "auto"), ("auto", "on", "off")),
+        schedule=_choice("--schedule", given.get("schedule", "guided"), ("guided", "fixed")),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 STOP_AFTER = 10  # epochs in a row without improvement that end the training
 FACTOR = 5.0  # what the learning rate is divided by
+MILESTONES, MILESTONE_FACTOR = (0.55, 0.75, 0.9), 10.0  # of a fixed schedule: shares of the epochs (TRADES on MNIST)
 
 
 class Schedule:
@@ -12,13 +13,16 @@ class Schedule:
     The ramp rises per step from 0 and is 1 from the end of epoch `ramp_epochs` on. Epochs that end after the ramp
     count: the best of them is the best checkpoint; each `plateau_epochs`-th one in a row without improvement divides
     the learning rate by 5 (PyTorch's ReduceLROnPlateau(patience=2) would wait one longer); ten in a row end training.
+    fixed: the accuracy chooses the best checkpoint only; the learning rate is divided by 10 after 55, 75 and 90% of the
+    epochs, and all of them are trained.
     """
 
-    def __init__(self, lr: float, epochs: int, ramp_epochs: float, plateau_epochs: int = 2):
+    def __init__(self, lr: float, epochs: int, ramp_epochs: float, plateau_epochs: int = 2, fixed: bool = False):
         self.lr = lr
         self.epochs = epochs
         self.ramp_epochs = ramp_epochs
         self.plateau_epochs = plateau_epochs
+        self.milestones = [round(share * epochs) for share in MILESTONES] if fixed else None
         self.epoch = 0
         self.best = None
         self.best_epoch = None
@@ -31,19 +35,21 @@ class Schedule:
     def update(self, accuracy: float) -> bool:
         """Count the epoch that has just ended; whether it is the best so far. The next epoch uses `self.lr`."""
         self.epoch += 1
+        if self.milestones:
+            self.lr /= MILESTONE_FACTOR ** self.milestones.count(self.epoch)
         if self.epoch <= self.ramp_epochs:
             return False
         if self.best is None or accuracy > self.best:
             self.best, self.best_epoch, self.bad = accuracy, self.epoch, 0
             return True
         self.bad += 1
-        if self.bad % self.plateau_epochs == 0:
+        if self.bad % self.plateau_epochs == 0 and not self.milestones:
             self.lr /= FACTOR
         return False
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.epochs or self.bad >= STOP_AFTER
+        return self.epoch >= self.epochs or (self.bad >= STOP_AFTER and not self.milestones)
 
     def state_dict(self) -> dict:
         return {name: getattr(self, name) for name in ("lr", "epoch", "best", "best_epoch", "bad")}

@@ -67,7 +67,8 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
                       config.max_batches)
     model.train()
-    schedule = Schedule(config.lr, config.epochs, config.ramp_epochs, config.plateau_epochs)
+    schedule = Schedule(config.lr, config.epochs, config.ramp_epochs, config.plateau_epochs,
+                        config.schedule == "fixed")
     attack = PGD(config.eps, config.val_step_size, config.val_steps)
     return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device)
 

@@ -64,3 +64,11 @@ def test_state_round_trip():
     for accuracy in accuracies[5:]:
         assert first.update(accuracy) == second.update(accuracy)
         assert first.state_dict() == second.state_dict()
+
+
+def test_a_fixed_schedule_falls_at_its_epochs_and_trains_them_all():
+    accuracies = [0.1] * 16 + [0.5] + [0.3] * 60
+    schedule, rates = follow(accuracies, epochs=70, ramp_epochs=15, fixed=True)
+    assert len(rates) == 70 and schedule.finished and schedule.best_epoch == 17 and schedule.best == 0.5
+    falls = {epoch: rate for epoch, rate in enumerate(rates, 1) if epoch == 1 or rate != rates[epoch - 2]}
+    assert falls == pytest.approx({1: 1.0, 39: 0.1, 53: 0.01, 64: 1e-3})  # after 38, 52 and 63: 55, 75, 90% of 70
