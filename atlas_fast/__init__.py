@@ -8,11 +8,11 @@
 """
 
 from . import attacks, data, models, objectives, ops
-from .engine import TrainingStep
+from .engine import FreeStep, TrainingStep, YopoStep
 from .errors import UserError
 from .evaluation import evaluate
 from .loading import load
 
 __version__ = "0.1.0"
-__all__ = ["TrainingStep", "UserError", "__version__", "attacks", "data", "evaluate", "load", "models", "objectives",
-           "ops"]
+__all__ = ["FreeStep", "TrainingStep", "UserError", "YopoStep", "__version__", "attacks", "data", "evaluate", "load",
+           "models", "objectives", "ops"]

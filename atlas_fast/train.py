@@ -46,6 +46,14 @@ def parser() -> ArgumentParser:
     loss.add_argument("--noise", type=float, metavar="K", help="n_fgsm: start uniform within K eps (default: 2)")
     loss.add_argument("--num-projections", type=int, metavar="P", help="random projections a sample (default: 1)")
     loss.add_argument("--label-smoothing", type=float, metavar="L", help="of the cross-entropy (default: 0)")
+    loss.add_argument("--replays", type=int, metavar="M", help="free: updates on each batch (default: 8, with as many "
+                                                               "times fewer epochs)")
+    loss.add_argument("--passes", type=int, metavar="M", help="yopo: full passes, each with --steps steps on the first "
+                                                              "layer (default: 5)")
+    loss.add_argument("--tau", type=int, metavar="T", help="fat: steps after the first misclassified iterate (default: "
+                                                           "0, later 1 and 2)")
+    loss.add_argument("--omega", type=float, metavar="W", help="fat: noise of each step, pixels in [0,1] (default: "
+                                                               "0.001)")
     how = p.add_argument_group("training")
     how.add_argument("--epochs", type=int, metavar="N", help="at most; the schedule may end earlier")
     how.add_argument("--batch-size", type=int, metavar="B")
@@ -64,6 +72,11 @@ def parser() -> ArgumentParser:
                                                                       "tenth of a small set)")
     how.add_argument("--augment", metavar="A", help="crop-flip or none (default: crop-flip for cifar10 and cifar100)")
     how.add_argument("--bn-mode", metavar="M", help="BatchNorm while crafting: train or eval (default: train)")
+    how.add_argument("--awp", type=float, metavar="G", help="adversarial weight perturbation of relative size G (its "
+                                                            "authors: 0.01; with trades 0.005)")
+    how.add_argument("--awp-warmup", type=int, metavar="N", help="epochs before it begins (default: 0)")
+    how.add_argument("--ema", type=float, metavar="D", help="validate and keep an average of the weights with decay D, "
+                                                            "e.g. 0.999")
     how.add_argument("--max-batches", type=int, metavar="N", help="at most N batches in each epoch, in its validation "
                                                               "and in the test, for trials")
     how.add_argument("--baseline", action="store_true", help="also train the same network plainly, into OUT/plain, and "
@@ -96,8 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     dataset = load_data(config)
     summaries = [run(config, out, resume, dataset)]
     if baseline:
-        plain = replace(config, method="plain", steps=0, alpha=None, beta=None, noise=None, ramp_epochs=0.0,
-                        num_projections=1)
+        plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, **dict.fromkeys(
+            ("alpha", "beta", "noise", "replays", "passes", "tau", "omega", "awp", "awp_warmup")))
         folder = out / "plain"
         summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
     print(f"\n{table(summaries)}\n{out}")

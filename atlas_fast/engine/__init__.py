@@ -1,8 +1,10 @@
 """How a step is executed: one step program, views of a network, the training step."""
 
 from .autograd_view import AutogradView
+from .free_step import FreeStep
 from .inference import FastNetwork
 from .sweep_view import SweepView
 from .training_step import ENGINES, TrainingStep
+from .yopo_step import YopoStep
 
-__all__ = ["ENGINES", "AutogradView", "FastNetwork", "SweepView", "TrainingStep"]
+__all__ = ["ENGINES", "AutogradView", "FastNetwork", "FreeStep", "SweepView", "TrainingStep", "YopoStep"]

@@ -9,19 +9,24 @@ from collections.abc import Callable
 import torch
 
 from ..attacks.checks import check_logits
+from ..attacks.early_stop import EarlyStop
 from ..attacks.directions import ascend_ce, ascend_ce_and_nuclear, ascend_kl, probabilities
 from ..objectives.framework import Crafting
 from ..objectives.input_gradients import inner, losses, per_sample
 
 
-def gradient(how: Crafting, view, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor) -> Callable:
-    """x' -> the gradient there of what `how` ascends. Call it once a sign step, in `view.crafting()`."""
+def gradient(how: Crafting, view, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor,
+             early: EarlyStop | None = None) -> Callable:
+    """x' -> the gradient there of what `how` ascends. Call it once a sign step, in `view.crafting()`. early: is shown
+    the logits of every iterate."""
     if how.ascends == "linearity":
         return _linearity(view, x, y)
     direction = {"ce": _ce, "kl": _kl, "ce+nuclear": _ce_and_nuclear}[how.ascends](how, view, x, y, rng)
 
     def climbed(x_adv):
         tape, logits = _pass(view, x_adv, y)
+        if early is not None:
+            early.look(logits)
         return _back(tape, direction(logits))
 
     return climbed

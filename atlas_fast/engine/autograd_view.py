@@ -65,19 +65,22 @@ class Tape:
     def logits(self) -> dict[str, torch.Tensor]:
         return {point: z.detach() if isinstance(z, torch.Tensor) else z for point, z in self._outputs.items()}
 
-    def backward(self, cotangents: dict[str, torch.Tensor], *, weights: bool, record: bool = False):
+    def backward(self, cotangents: dict[str, torch.Tensor], *, weights: bool, record: bool = False,
+                 images: bool = False):
         """Backward from the logits of some points.
 
         weights False: to the input images only, returned as {point: gradient}, no weight gradient is computed; the
         tape is used up unless record is True, which keeps a graph for `tangent` and takes [K, N, C] cotangents for K
-        passes ([K, N, ...] gradients). weights True: to the parameters' .grad, together with all tangents.
+        passes ([K, N, ...] gradients). weights True: to the parameters' .grad, together with all tangents; images: of
+        the same pass, the gradient of the one point's images, {point: gradient}.
         """
         if weights:
             outputs, seeds = self._outputs_and_seeds(cotangents)
             parameters = [p for p in self._model.parameters() if p.requires_grad]
-            # With `inputs`, the images' own gradient (a convolution in the first layer) is not computed.
-            torch.autograd.backward(outputs, seeds, inputs=parameters)
-            return None
+            asked = self._inputs if images else {}
+            # With `inputs`, the images' own gradient (a convolution in the first layer) is computed only if asked for.
+            torch.autograd.backward(outputs, seeds, inputs=[*parameters, *asked.values()])
+            return {point: x.grad for point, x in asked.items()} if images else None
         if record:
             return {point: self._record(point, v) for point, v in cotangents.items()}
         points = list(cotangents)

@@ -15,7 +15,7 @@ A view offers (see `autograd_view.AutogradView`)
     tape.tangent(point, u)                  carry u = dphi/dg of a recorded backward on to the weights; J u where its
                                             cotangent requires grad (else anything)
     tape.local(point, function, weight)     value of a user's differentiable penalty, carried on likewise
-    tape.backward(dlogits, weights=True)    add the weight gradients to p.grad
+    tape.backward(dlogits, weights=True)    add the weight gradients to p.grad; images=True: and return the images'
     tape.differentiable(loss, dlogits)      the same, deferred to loss.backward()
 """
 
@@ -30,6 +30,7 @@ from ..attacks import starts
 from ..attacks.ascend import ascend
 from ..attacks.checks import check_batch, check_logits
 from ..attacks.directions import ascend_ce
+from ..attacks.early_stop import EarlyStop
 from ..objectives import Objective
 from ..objectives.input_gradients import Seen, curvature
 from ..objectives.penalties import JacobianPenalty, LocalPenalty
@@ -53,19 +54,21 @@ class Prepared:
 
 @torch.enable_grad()
 def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp=1.0, rng: torch.Tensor | None = None,
-            sample_offset: int = 0) -> Prepared:
+            sample_offset: int = 0, crafted: tuple[torch.Tensor, torch.Tensor] | None = None) -> Prepared:
     """Everything but the reverse pass.
 
     x: float images [N, C, H, W] in [0, 1]; y: int64 [N]; ramp: number or 0-d tensor on the device; rng: int64 [2]
     (seed, step), None draws a seed; sample_offset: index of the first sample within the step's whole batch, so that
-    several processes draw what one would.
+    several processes draw what one would; crafted: what `craft_with_gradient` gave, where x' is made already.
     """
     check_batch(x, y)
     view.start()
     x, rng = x.detach(), resolve_rng(rng, x.device)
     images, start_gradient = {"x": x}, None
-    if objective.crafting(ramp) is not None:
-        images["adv"], start_gradient = _crafted(objective, view, x, y, ramp, rng, sample_offset)
+    if crafted is None and objective.crafting(ramp) is not None:
+        crafted = craft_with_gradient(objective, view, x, y, ramp=ramp, rng=rng, sample_offset=sample_offset)
+    if crafted is not None:
+        images["adv"], start_gradient = crafted
     if "noise" in objective.points:
         images["noise"] = starts.random_noise(x, objective.noise_radius(ramp), rng, sample_offset)
     penalty = objective.penalty(ramp)
@@ -85,14 +88,16 @@ def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ram
 def craft(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp, rng: torch.Tensor,
           sample_offset: int = 0) -> torch.Tensor:
     """x': like x and in [0, 1], as `objective.crafting` says; running statistics and .grad stay as they were."""
-    return _crafted(objective, view, x, y, ramp, rng, sample_offset)[0]
+    return craft_with_gradient(objective, view, x, y, ramp=ramp, rng=rng, sample_offset=sample_offset)[0]
 
 
-def _crafted(objective, view, x, y, ramp, rng, sample_offset):
-    """x', and the gradient at its start."""
+def craft_with_gradient(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp, rng: torch.Tensor,
+                        sample_offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """x' as of `craft`, and the gradient at its start."""
     how, seen = objective.crafting(ramp), []
     with view.crafting():
-        climb = ascents.gradient(how, view, x, y, rng)
+        early = None if how.tau is None else EarlyStop(y, how.tau, how.omega, rng, sample_offset)
+        climb = ascents.gradient(how, view, x, y, rng, early)
 
         def gradient(x_adv):
             g = climb(x_adv)
@@ -101,7 +106,7 @@ def _crafted(objective, view, x, y, ramp, rng, sample_offset):
             return g
 
         x_adv = ascend(x, gradient, how.eps, how.step_size, how.steps, rng, sample_offset=sample_offset,
-                       start=_start(objective, how, x, rng, sample_offset))
+                       start=_start(objective, how, x, rng, sample_offset), early=early)
     return x_adv, seen[0]
 
 

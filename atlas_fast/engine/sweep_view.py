@@ -94,20 +94,23 @@ class Tape:
         self.logits = {point: sweeps.logits.chunk(sweeps.groups)[group] for point, (sweeps, group) in places.items()}
 
     @torch.no_grad()
-    def backward(self, cotangents: dict[str, torch.Tensor], *, weights: bool, record: bool = False):
+    def backward(self, cotangents: dict[str, torch.Tensor], *, weights: bool, record: bool = False,
+                 images: bool = False):
         """Backward from the logits of some points.
 
         weights False: to the input images only, returned as {point: gradient}; the tape is used up unless record is
         True, which keeps what `tangent` needs and takes [K, N, C] cotangents for K passes ([K, N, ...] gradients).
-        weights True: to the parameters' .grad, together with all tangents.
+        weights True: to the parameters' .grad, together with all tangents; images: of the same pass, the gradient of
+        the one point's images, {point: gradient}.
         """
         if weights:
-            for parameter, value in self._weight_gradients(cotangents).items():
+            gradients, adjoints = self._weight_gradients(cotangents, images)
+            for parameter, value in gradients.items():
                 if parameter.grad is None:
                     parameter.grad = value
                 elif parameter.grad is not value:
                     parameter.grad.add_(value)
-            return None
+            return dict(zip(self._places, adjoints, strict=True)) if images else None
         if record:
             return {point: self._record(point, v) for point, v in cotangents.items()}
         return {point: self._pass(point, v)[0] for point, v in cotangents.items()}
@@ -131,16 +134,16 @@ class Tape:
     def differentiable(self, loss: torch.Tensor, dlogits: dict[str, torch.Tensor]) -> torch.Tensor:
         """`loss` with a graph: its backward runs the pass that `backward(dlogits, weights=True)` would run."""
         with torch.no_grad():
-            gradients = self._weight_gradients(dlogits)
+            gradients, _ = self._weight_gradients(dlogits)
         return KnownGradient.apply(loss, list(gradients.values()), *gradients)
 
-    def _weight_gradients(self, dlogits):
+    def _weight_gradients(self, dlogits, images=False):
         by_sweeps: dict[int, tuple[Sweeps, list]] = {}
         for point, (sweeps, _) in self._places.items():
             by_sweeps.setdefault(id(sweeps), (sweeps, []))[1].append(dlogits.get(point))
-        for sweeps, parts in by_sweeps.values():
-            sweeps.to_weights(_joined(parts, sweeps.logits), self._grads)
-        return self._grads.pop()
+        adjoints = [sweeps.to_weights(_joined(parts, sweeps.logits), self._grads, images)
+                    for sweeps, parts in by_sweeps.values()]
+        return self._grads.pop(), adjoints
 
 
 def _joined(parts: list, logits: torch.Tensor) -> torch.Tensor | None:

@@ -113,11 +113,15 @@ class Sweeps:
             extra = whole
         self._extra[i] = self._extra[i].add_(extra) if i in self._extra else extra
 
-    def to_weights(self, cotangent: torch.Tensor | None, grads: Gradients) -> None:
-        """Weight gradients of the logits' cotangent (None: zero) and of what tangents left; uses the tape up."""
-        trainable = _trainable(self._network)
-        self._backward(self._saved, cotangent, trainable, grads, self._extra, keep=False)
+    def to_weights(self, cotangent: torch.Tensor | None, grads: Gradients, images: bool = False) -> torch.Tensor | None:
+        """Weight gradients of the logits' cotangent (None: zero) and of what tangents left; uses the tape up.
+
+        images: the same pass goes on to the images, whose gradient is returned.
+        """
+        wanted = [True] * self._network.values if images else _trainable(self._network)
+        adjoint, _ = self._backward(self._saved, cotangent, wanted, grads, self._extra, keep=False)
         self._extra = {}
+        return adjoint
 
     def _backward(self, all_saved, cotangent, wanted, grads, extras, keep):
         """Adjoint of the images, and what each step recorded: in a tuple of one, or None where it was not reached."""

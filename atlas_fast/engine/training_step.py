@@ -16,6 +16,8 @@ from .beside import Beside
 from .capture import Captured, CudaRecorder
 from .sweep_view import SweepView, unsupported
 from .update import Update
+from .weight_average import WeightAverage
+from .weight_perturbation import WeightPerturbation
 
 ENGINES = ("auto", "sweeps", "autograd")
 AMP = ("auto", "bf16", "off")
@@ -41,6 +43,9 @@ class TrainingStep:
     was recorded: turn it off for a model whose forward() asks Python for random numbers.
     pair: run x' and x as one batch where a step needs both, with statistics of their own ("auto": on a CUDA device).
     overlap: weight gradients of convolutions on a second stream: "on" (by the sweeps, on a CUDA device) or "off".
+    awp: gamma of the adversarial weight perturbation at which the gradient is taken (weight_perturbation.py), None:
+    none; `step.perturbs = False` leaves it out for a while. ema: decay of the average of the weights that follows them
+    (weight_average.py), None: none; the averaged network is `step.averaged`.
 
     A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
     counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.
@@ -50,7 +55,7 @@ class TrainingStep:
     def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
                  bn_mode: str = "train", capture: str = "auto", pair: str = "auto",
-                 overlap: str = "off"):
+                 overlap: str = "off", awp: float | None = None, ema: float | None = None):
         _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
@@ -69,6 +74,9 @@ class TrainingStep:
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
         self._update = Update(model, optimizer)
+        self._perturbation = None if awp is None else WeightPerturbation(model, awp)
+        self.perturbs = awp is not None
+        self._average = None if ema is None else WeightAverage(model, ema)
         self._graph = self._make_graph(_check_choice("capture", capture, SWITCH))
 
     def _make_view(self, bn_mode: str, pair: str, overlap: bool):
@@ -110,6 +118,11 @@ class TrainingStep:
         return int(self._update.skipped)
 
     @property
+    def averaged(self) -> torch.nn.Module | None:
+        """The network with averaged weights, in eval mode; None without `ema`."""
+        return None if self._average is None else self._average.model
+
+    @property
     def ramp(self) -> float:
         """eps / eps_final in [0, 1]; multiplies eps, step size, alpha and beta of an objective that ramps."""
         return self._ramp_value
@@ -131,31 +144,64 @@ class TrainingStep:
         self._update.before()
         self.view.flat = self._update.flat
         if self._graph is None:
-            terms = self._gradients(self._images(x), y)
-            self._update.finish()
-            return terms
+            return self._whole(self._images(x), y)
         check_batch(x if x.is_floating_point() or x.dim() < 2 else x[:, :0].float(), y)  # a replay checks nothing
         if not self._images_recorded:
             x = self._images(x)
         whole = self._update.optimizer.why_not_capturable is None
         terms = self._graph(x, y, self._settings(whole))
         if not whole:
-            self._update.finish()
+            self._finish()
         return terms
 
     def _recorded(self, x, y) -> dict[str, torch.Tensor]:
         """What a graph holds: the step, without the images' or the optimiser's part where those cannot be recorded."""
-        terms = self._gradients(self._images(x) if self._images_recorded else x, y)
-        if self._update.optimizer.why_not_capturable is None:
-            self._update.finish()
+        x = self._images(x) if self._images_recorded else x
+        whole = self._update.optimizer.why_not_capturable is None
+        return self._whole(x, y) if whole else self._gradients(x, y)
+
+    def _whole(self, x, y) -> dict[str, torch.Tensor]:
+        terms = self._gradients(x, y)
+        self._finish()
         return terms
 
     def _gradients(self, x, y) -> dict[str, torch.Tensor]:
         self._update.start()
-        prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng)
-        prepared.accumulate()
+        terms = self._accumulate(x, y)
         self.rng[1].add_(1)
+        return terms
+
+    def _accumulate(self, x, y) -> dict[str, torch.Tensor]:
+        """The gradients of the loss, added to .grad."""
+        if not self.perturbs or self._perturbation is None:
+            return self._loss(x, y)
+        crafted = self._crafted(x, y)
+        self._loss(x, y, crafted)
+        self._perturbation.perturb()
+        self._update.again()
+        terms = self._loss(x, y, crafted)
+        self._perturbation.restore()
+        return terms
+
+    def _loss(self, x, y, crafted=None) -> dict[str, torch.Tensor]:
+        prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng, crafted=crafted)
+        prepared.accumulate()
         return prepared.terms
+
+    def _crafted(self, x, y) -> tuple[torch.Tensor, torch.Tensor] | None:
+        check_batch(x, y)
+        if self.objective.crafting(self._ramp) is None:
+            return None
+        self.view.start()
+        with torch.enable_grad():
+            return program.craft_with_gradient(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng)
+
+    def _finish(self) -> torch.Tensor | None:
+        """The optimiser's step and what follows it; returns whether there was none, 0-d bool on the device."""
+        unusable = self._update.finish()
+        if self._average is not None and unusable is not None:
+            self._average.follow(unusable)
+        return unusable
 
     @property
     def _images_recorded(self) -> bool:
@@ -165,6 +211,7 @@ class TrainingStep:
         """All that a recording freezes: modes, numbers, and where everything lies."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return (whole, id(self.objective), id(self.augment), id(self.view.flat), self._update.optimizer.settings(),
+                self.perturbs,
                 tuple(m.training for m in self.model.modules()),
                 tuple((t.data_ptr(), t.requires_grad) for t in tensors))
 
@@ -190,14 +237,33 @@ class TrainingStep:
         x = x.to(self._ramp.dtype) if uint8 else x
         return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 
-    def state_dict(self) -> dict[str, int]:
-        """{"seed", "step"}: all that a resumed run needs to draw the same random numbers."""
+    def state_dict(self) -> dict:
+        """{"seed", "step"}: all that a resumed run needs to draw the same random numbers; with `ema` the "average"."""
         seed, step = self.rng.tolist()
-        return {"seed": seed, "step": step}
+        average = {} if self._average is None else {"average": self._average.state_dict()}
+        return {"seed": seed, "step": step, **average}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken."""
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where `state` was taken. Raises UserError where it lacks what this step holds."""
+        held(state, *(() if self._average is None else ("average",)))
         self.rng.copy_(make_rng(state["seed"], state["step"]))
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def only_ce_at_adversary(objective: Objective, name: str) -> Objective:
+    """Raises UserError unless the objective is the cross-entropy at an adversary that ascends it, and nothing else."""
+    if isinstance(objective, Objective) and (objective.points != ("adv",) or objective.adversary != "ce"
+                                             or objective.penalised_point is not None or objective.tau is not None):
+        raise UserError(f"{name} trains on the cross-entropy at x' alone: give objectives.adv, not {objective.name}")
+    return objective
+
+
+def held(state: dict, *names: str) -> None:
+    """Raises UserError where a step's state lacks one of the names."""
+    missing = [name for name in ("seed", "step", *names) if name not in state]
+    if missing:
+        raise UserError(f"the step's state holds no {missing[0]!r}: it was taken from another kind of step")
 
 
 def _check_optimizer(parameters, optimizer) -> None:

@@ -35,11 +35,23 @@ class Update:
             self.flat.zero()
         self._statistics.keep()
 
-    def finish(self) -> None:
-        """One step of the optimiser by the gradients, unless one of them is not finite."""
+    def again(self) -> None:
+        """Gradients are zero, and the running statistics are those that `start` saw."""
+        for parameter in self._model.parameters():
+            if self.flat is None or parameter not in self.flat.slots:
+                parameter.grad = None
+        if self.flat is not None:
+            self.flat.zero()
+        self._statistics.restore()
+
+    def finish(self) -> torch.Tensor | None:
+        """One step of the optimiser by the gradients, unless one of them is not finite.
+
+        Returns whether that was so, 0-d bool on the device; None where nothing has a gradient.
+        """
         self._gather()
-        if self.flat is None:  # nothing has a gradient
-            return
+        if self.flat is None:
+            return None
         unusable = self.flat.not_finite()
         if self.optimizer.on_device:
             self.optimizer(unusable)
@@ -50,6 +62,7 @@ class Update:
             self.skipped.add_(1)
         else:
             self.optimizer.optimizer.step()
+        return unusable
 
     def _gather(self) -> None:
         """Put gradients that lie elsewhere into the one buffer."""

@@ -9,6 +9,7 @@ from .presets import (
     atlas_g,
     atlas_l,
     create,
+    fat,
     grad_align,
     grad_align_weight,
     jac,
@@ -22,5 +23,5 @@ from .presets import (
     tradesjac,
 )
 
-__all__ = ["Objective", "PAPER", "PRESETS", "adv", "atlas", "atlas_g", "atlas_l", "create", "grad_align",
+__all__ = ["Objective", "PAPER", "PRESETS", "adv", "atlas", "atlas_g", "atlas_l", "create", "fat", "grad_align",
            "grad_align_weight", "jac", "llr", "mart", "n_fgsm", "nuat", "parameters", "plain", "trades", "tradesjac"]

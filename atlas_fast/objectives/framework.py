@@ -28,8 +28,8 @@ _CHOICES = {"adversary": (None, "ce", "kl", "ce+nuclear", "linearity"), "ce_at":
 @dataclasses.dataclass(frozen=True)
 class Crafting:
     """How x' is made: the loss that it ascends, radius of the ball that it is projected on (1, the images' whole range,
-    where it is not), step size and number of sign steps, start ("uniform", "zero" or "signs") and its radius, and the
-    weight of the nuclear norm in what "ce+nuclear" ascends."""
+    where it is not), step size and number of sign steps, start ("uniform", "zero" or "signs") and its radius, the
+    weight of the nuclear norm in what "ce+nuclear" ascends; tau, omega: of the early stop, tau None: without one."""
 
     ascends: str
     eps: float | torch.Tensor
@@ -38,6 +38,8 @@ class Crafting:
     start: str
     start_radius: float | torch.Tensor
     weight: float | torch.Tensor
+    tau: int | None = None
+    omega: float | torch.Tensor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Objective:
     alpha, beta: weights of the penalty and of the KL; a weight of 0 leaves its term and its cost out;
     num_projections: random projections per sample in the estimate of ||J||_F^2;
     label_smoothing: of the cross-entropy in the loss (adversaries ascend the plain one);
+    tau, omega: a sample of x' stops tau steps after it was misclassified, and steps are shaken by omega N(0, 1) (Zhang
+    et al. 2020, see attacks/early_stop.py); None: all steps are taken;
     ramps: what a step's `ramp` multiplies: True: eps, step size, alpha and beta (end of the paper's section 5), "eps":
     eps and step size, "weights": alpha and beta, False: nothing;
     ce: "plain" or "boosted" (MART: - log p_y - log(1 - the largest wrong p));
@@ -80,6 +84,8 @@ class Objective:
     beta: float = 0.0
     num_projections: int = 1
     label_smoothing: float = 0.0
+    tau: int | None = None
+    omega: float = 0.0
     ramps: bool | str = True
     ce: str = "plain"
     gradients: str | None = None
@@ -112,6 +118,8 @@ class Objective:
     def _check_without_adversary(self):
         if self.steps != 0:
             raise UserError(f"{self.name} has no adversary: steps must be 0, got {self.steps!r}")
+        if self.tau is not None:
+            raise UserError(f"{self.name} has no adversary that could stop early: leave tau away")
         if self.ce_at == "adv" or self.jacobian_at == "adv" or self.kl is not None:
             raise UserError(f"{self.name} has a term at the adversary but none is made; set adversary to 'ce' or 'kl'")
 
@@ -123,6 +131,12 @@ class Objective:
         if self.step_size is not None:
             positive(self.step_size, "step_size")
         non_negative(self.start_radius, "start_radius")
+        if self.tau is not None and (isinstance(self.tau, bool) or not isinstance(self.tau, int) or self.tau < 0):
+            raise UserError(f"tau must be a whole number of at least 0, got {self.tau!r}")
+        if non_negative(self.omega, "omega") > 0 and self.tau is None:
+            raise UserError("omega shakes the steps of an adversary that stops early: give tau as well")
+        if self.tau is not None and self.adversary == "linearity":
+            raise UserError("tau stops an adversary at a misclassification, which llr's does not ascend")
 
     def _check_gradients(self):
         needs = {None: ("x", "adv", None), "alignment": ("noise",), "linearity": ("x",)}[self.gradients]
@@ -189,7 +203,8 @@ class Objective:
         step_size = default_step_size(self.eps, self.steps) if self.step_size is None else self.step_size
         eps = self.noise_radius(ramp)
         return Crafting(self.adversary, eps if self.projected else 1.0, self.scaled(step_size, ramp, "eps"), self.steps,
-                        self.start, self.start_radius * eps, self.scaled(self.beta, ramp, "weights"))
+                        self.start, self.start_radius * eps, self.scaled(self.beta, ramp, "weights"), self.tau,
+                        self.scaled(self.omega, ramp, "eps") if self.omega else 0.0)
 
     def noise_radius(self, ramp=1.0):
         """Half the width of the uniform noise at the point "noise": eps."""

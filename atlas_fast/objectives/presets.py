@@ -22,6 +22,8 @@ grad CE at x and at x + eta, eta uniform in the eps-ball; linearity: |CE(x') - C
 |(x' - x) . g|. The upper rows are the paper's (section 2, equations 12 to 14, 20, 21, D.1), the lower ones its
 neighbours', with their authors' settings (docs/paper-gaps.md).
 
+`fat` is `adv` whose adversary stops early (Zhang et al. 2020); `objective.replace(tau=...)` does so to any row.
+
 Common keywords: eps, step_size in pixel units (images in [0, 1]), step_size None: 1.25 eps for one step and
 2.5 eps / steps for more; alpha, beta: weights as above; steps: sign steps of the adversary. A ramp multiplies eps, step
 size and weights of adv to tradesjac, eps and step size of llr, the weight of nuat, and nothing of the other rows.
@@ -147,12 +149,23 @@ def llr(eps: float, alpha: float = 2.0, beta: float = 0.6, steps: int = 10, step
                      gradients="linearity", label_smoothing=label_smoothing, ramps="eps")
 
 
+def fat(eps: float, steps: int = 10, step_size: float | None = None, tau: int = 0, omega: float = 0.001,
+        label_smoothing: float = 0.0) -> Objective:
+    """Friendly adversarial training: CE(x'), x' stopped tau steps after it is misclassified (Zhang et al. 2020).
+
+    Its authors raise tau from 0 over 1 to 2 during training (epochs 50 and 90 of 120).
+    """
+    return Objective("fat", "ce", "adv", eps=eps, steps=steps, step_size=step_size, tau=tau, omega=omega,
+                     label_smoothing=label_smoothing)
+
+
 PAPER = ("plain", "jac", "adv", "trades", "atlas", "atlas_l", "atlas_g", "tradesjac")
 """Names of the paper's methods; the others are its neighbours."""
 
 PRESETS: dict[str, Callable[..., Objective]] = {
     preset.__name__: preset
-    for preset in (plain, jac, adv, trades, atlas, atlas_l, atlas_g, tradesjac, n_fgsm, mart, nuat, grad_align, llr)
+    for preset in (plain, jac, adv, trades, atlas, atlas_l, atlas_g, tradesjac, n_fgsm, mart, nuat, grad_align, llr,
+                   fat)
 }
 
 

@@ -11,11 +11,12 @@ import torch
 
 from ..engine import ENGINES
 from ..errors import UserError
-from ..objectives import grad_align_weight, parameters
+from ..objectives import PRESETS, grad_align_weight, parameters
 from .defaults import DEFAULTS, METHODS, ONE_STEP, RAMP_EPOCHS, STEP_OF_EPS, STEPS
+from .neighbours import extras, own_defaults
 
 # Which methods have which of the settings that not all have.
-HAS = {name: tuple(method for method in METHODS if name in parameters(method))
+HAS = {name: tuple(method for method in METHODS if method in PRESETS and name in parameters(method))
        for name in ("alpha", "beta", "num_projections", "noise")}
 
 
@@ -25,7 +26,9 @@ class Config:
 
     eps, step_size, val_step_size: pixel units, [0,1] images. steps: 0 for plain and jac, else the adversary's steps.
     alpha, beta, noise: None where the method has none. image_size: imagefolder's resizing. max_batches: of an epoch, of
-    the validation and of the test, for trials.
+    the validation and of the test, for trials. replays: of Free; passes: YOPO's m; tau, omega: of FAT's early stop, tau
+    None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
+    the weights' average; None where there is none.
     """
 
     dataset: str
@@ -60,6 +63,13 @@ class Config:
     capture: str = "auto"
     noise: float | None = None
     schedule: str = "guided"
+    replays: int | None = None
+    passes: int | None = None
+    tau: int | None = None
+    omega: float | None = None
+    awp: float | None = None
+    awp_warmup: int | None = None
+    ema: float | None = None
 
     @property
     def has_adversary(self) -> bool:
@@ -81,6 +91,7 @@ def resolve(given: dict) -> Config:
     _choice("--dataset", dataset, DEFAULTS)
     _choice("--method", method, METHODS)
     row = DEFAULTS[dataset]
+    given = {**own_defaults(dataset, method, row, given), **given}
     steps = given.get("steps", row.val_steps if method == "mart" else STEPS.get(method, 1))
     _check_steps(method, steps)
     _check_used(method, given)
@@ -113,7 +124,8 @@ def resolve(given: dict) -> Config:
         capture=_choice("--capture", given.get("capture", "auto"), ("auto", "on", "off")),
         schedule=_choice("--schedule", given.get("schedule", "guided"), ("guided", "fixed")),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
-        max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None)
+        max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
+        **extras(method, given))
 
 
 def read_config(run_dir: str | Path) -> tuple[Config, dict]:

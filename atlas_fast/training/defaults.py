@@ -25,6 +25,7 @@ class Row:
     augment: str
     weights: Weights
 
+
 # What the neighbours' authors set for CIFAR-10 (docs/paper-gaps.md), for every data set. grad_align's alpha follows eps
 # where its authors say how.
 NEIGHBOURS: Weights = {
@@ -54,6 +55,9 @@ def weights(jac, trades, atlas, tradesjac=None) -> Weights:
         "atlas_g": ({"beta": one["beta"]}, {"beta": multi["beta"]}),
         "tradesjac": ({}, {}),
         **NEIGHBOURS,
+        "free": ({}, {}),
+        "fat": ({}, {}),
+        "yopo": ({}, {}),
     }
     if tradesjac:
         table["tradesjac"] = (dict(zip(("alpha", "beta"), tradesjac, strict=True)),) * 2

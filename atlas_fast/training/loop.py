@@ -35,7 +35,7 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
             line, improved = one_epoch(run, progress)
             seconds += line["seconds"]
             if improved:
-                checkpoint.save_weights(out / "best.safetensors", run.model)
+                checkpoint.save_weights(out / "best.safetensors", run.network)
             logs.append(out / "log.jsonl", line)
             save(run, out, seconds)
             lines.append(line)
@@ -52,7 +52,7 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
     finally:
         progress.close()
     if schedule.best_epoch is None:  # the whole run was the ramp
-        checkpoint.save_weights(out / "best.safetensors", run.model)
+        checkpoint.save_weights(out / "best.safetensors", run.network)
 
 
 def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
@@ -66,7 +66,7 @@ def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
     terms = steps(run, number, progress)
     trained = time.perf_counter() - started
     progress.doing("validating")
-    measured = measure(run.model, *run.data.val, run.attack, run.device, run.bf16)
+    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16)
     # Selecting a plainly trained network by its robust accuracy (near 0) would select noise.
     improved = schedule.update(measured["clean_accuracy" if config.method == "plain" else "robust_accuracy"])
     eps = config.eps_at(schedule.ramp(number))
@@ -79,6 +79,7 @@ def steps(run: Run, number: int, progress: Progress) -> dict[str, float]:
     """The epoch's steps. Returns the means of the loss and its terms, which stay on the device until the end."""
     count, totals = len(run.batches), {}
     run.model.train()
+    run.begin_epoch(number)
     for i, (x, y) in enumerate(run.batches.epoch(number - 1)):
         run.step.ramp = run.schedule.ramp(number - 1 + i / count)
         terms = run.step(x, y)

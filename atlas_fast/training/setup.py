@@ -12,9 +12,10 @@ from torch import nn
 from .. import data, models, objectives
 from ..attacks import PGD
 from ..data import Batches, CropFlip, Dataset
-from ..engine import TrainingStep
+from ..engine import FreeStep, TrainingStep, YopoStep
 from ..errors import UserError
 from .config import Config
+from .neighbours import tau
 from .schedule import Schedule
 
 
@@ -36,6 +37,18 @@ class Run:
     def bf16(self) -> bool:
         """Whether the network trains under bf16 autocast; validation then uses it too, the final test does not."""
         return self.step.amp == torch.bfloat16
+
+    @property
+    def network(self) -> nn.Module:
+        """What is validated and kept: the network with averaged weights, where there is one, else the trained one."""
+        return self.model if self.step.averaged is None else self.step.averaged
+
+    def begin_epoch(self, number: int) -> None:
+        """Settings that change with the epoch (from 1): FAT's tau, and whether the weights are perturbed."""
+        config, objective = self.config, self.step.objective
+        if config.method == "fat" and objective.tau != (now := tau(config.tau, number, config.epochs)):
+            self.step.objective = objective.replace(tau=now)
+        self.step.perturbs = config.awp is not None and number > (config.awp_warmup or 0)
 
 
 def load_data(config: Config) -> Dataset:
@@ -61,9 +74,7 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     # Fused, it lets the device skip a step with an unusable gradient and fits into a CUDA graph.
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
                                 weight_decay=config.weight_decay, fused=device.type == "cuda")
-    step = TrainingStep(model, make_objective(config), optimizer, engine=config.engine, amp=config.amp,
-                        augment=CropFlip() if config.augment == "crop-flip" else None, seed=config.seed,
-                        bn_mode=config.bn_mode, capture=config.capture)
+    step = make_step(config, model, optimizer)
     batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
                       config.max_batches)
     model.train()
@@ -73,8 +84,25 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device)
 
 
+def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingStep:
+    """The step that the method is made of."""
+    options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
+               "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
+               "awp": config.awp, "ema": config.ema}
+    objective = make_objective(config)
+    if config.method == "free":
+        return FreeStep(model, objective, optimizer, config.replays, **options)
+    if config.method == "yopo":
+        return YopoStep(model, objective, optimizer, config.passes, **options)
+    return TrainingStep(model, objective, optimizer, **options)
+
+
 def make_objective(config: Config) -> objectives.Objective:
     """The method's preset with this run's values; one that does not ramp by itself does if the run has a ramp."""
+    if config.method in ("free", "fat", "yopo"):
+        early = {"tau": tau(config.tau, 1, config.epochs), "omega": config.omega} if config.method == "fat" else {}
+        return objectives.adv(config.eps, config.steps, config.step_size, config.label_smoothing).replace(
+            name=config.method, **early)
     wanted = objectives.parameters(config.method)
     objective = objectives.create(config.method, **{name: getattr(config, name) for name in wanted})
     return objective.replace(ramps=True) if config.ramp_epochs and not objective.ramps else objective

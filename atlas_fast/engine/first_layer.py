@@ -1,0 +1,69 @@
+"""The first layer of a network that has parameters, found by running the network, and its output by itself."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+
+class _Reached(Exception):
+    def __init__(self, output):
+        self.output = output
+
+
+class FirstLayer:
+    """model: any nn.Module; x: images that it takes. `module` is the innermost module with parameters that is called
+    first. Raises UserError where there is none, or where it is called more than once."""
+
+    def __init__(self, model: nn.Module, x: torch.Tensor):
+        self._model = model
+        layers = [m for m in model.modules() if any(True for _ in m.parameters())
+                  and not any(any(True for _ in child.parameters()) for child in m.children())]
+        called: list[nn.Module] = []
+        hooks = [layer.register_forward_hook(lambda module, inputs, output: called.append(module)) for layer in layers]
+        try:
+            model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not called:
+            raise UserError("YOPO needs a first layer with parameters, and no module with parameters was called")
+        self.module = called[0]
+        if called.count(self.module) > 1:
+            raise UserError(f"YOPO needs a first layer that is used once, and {type(self.module).__name__} is called "
+                            f"{called.count(self.module)} times")
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def watched(self):
+        """A backward pass through a forward pass made inside appends the gradient of the layer's output to the list
+        that this yields."""
+        gradients: list[torch.Tensor] = []
+        # Registered at once: what follows may overwrite the output (an in-place ReLU).
+        hook = self.module.register_forward_hook(
+            lambda module, inputs, output: output.register_hook(gradients.append) and None)
+        try:
+            yield gradients
+        finally:
+            hook.remove()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output at x: the model's forward pass, broken off there."""
+        def stop(module, inputs, output):
+            raise _Reached(output)
+
+        hook = self.module.register_forward_hook(stop)
+        try:
+            self._model(x)
+        except _Reached as reached:
+            return reached.output
+        finally:
+            hook.remove()
+        raise UserError(f"{type(self.module).__name__}, the model's first layer, was not called again")

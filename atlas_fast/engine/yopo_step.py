@@ -1,0 +1,108 @@
+"""YOPO-m-n (Zhang et al. 2019a, "You Only Propagate Once", algorithm 1): most sign steps go through one layer only.
+
+With f0 the first layer, x'_1 a random start, and j = 1 .. m:
+
+    p_j = d mean CE(x'_j) / d f0(x'_j)                                     a full pass, its weight gradients are added
+    x' <- clip(Pi_eps(x' + step sign(d <p_j, f0(x')> / dx')), 0, 1)        n times from x'_j; then x'_{j+1} = x'
+    add d <p_j, f0(x'_{j+1})> / d theta_0                                  the first layer's gradient at the new x'
+
+and one step of the optimiser by the sum (not the mean) over j, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from .. import ops
+from ..attacks.checks import at_least_one, check_batch, check_logits, check_output
+from ..attacks.statistics import norm_layers, statistics_kept
+from ..errors import UserError
+from .first_layer import FirstLayer
+from .training_step import TrainingStep, only_ce_at_adversary
+
+
+class YopoStep(TrainingStep):
+    """A step with `passes` full passes (m) and, after each, the objective's `steps` sign steps on the first layer (n).
+
+    model: any nn.Module in which the images reach the rest through the first layer with parameters alone (the first
+    call checks that). objective: `objectives.adv`, of which eps, step_size, steps, label_smoothing and ramp count;
+    options: as of TrainingStep, without awp; engine "auto" or "autograd". Terms are means over the m passes. Raises
+    UserError for settings and models that cannot work.
+    """
+
+    def __init__(self, model, objective, optimizer, passes: int = 5, engine: str = "auto", **options):
+        if options.get("awp") is not None:
+            raise UserError("awp needs an adversary that is made before the weights' gradient, and YOPO makes none")
+        reason = "YOPO holds on to the output of one layer, which the sweeps do not show"
+        if engine == "sweeps":
+            raise UserError(f"engine='sweeps' cannot run this: {reason}; use engine='auto' or 'autograd'")
+        super().__init__(model, only_ce_at_adversary(objective, "YOPO"), optimizer,
+                         engine="autograd" if engine == "auto" else engine, **options)
+        self.engine_reason = reason
+        self.passes = at_least_one(passes, "passes")
+        self._norm_layers = norm_layers(model)
+        self._first: FirstLayer | None = None
+
+    @torch.enable_grad()
+    def _accumulate(self, x, y) -> dict[str, torch.Tensor]:
+        check_batch(x, y)
+        if self._first is None:
+            with statistics_kept(self._norm_layers), torch.no_grad():
+                self._first = FirstLayer(self.model, x)
+            self._check_way(x)
+        how, totals = self.objective.crafting(self._ramp), {}
+        x_adv = ops.random_start(x, how.eps, self.rng)
+        for _ in range(self.passes):
+            terms, p = self._full(x_adv, y)
+            for name, value in terms.items():
+                totals[name] = totals[name] + value if name in totals else value
+            x_adv = self._ascend(x, x_adv, p, how)
+            self._first_again(x_adv, p)
+        return {name: value / self.passes for name, value in totals.items()}
+
+    def _full(self, x_adv, y) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Terms, and p; weight gradients are added to .grad."""
+        inputs = [p for p in self.model.parameters() if p.requires_grad]
+        if not self._first.parameters:  # the way back would end after the first layer
+            inputs.append(x_adv := x_adv.requires_grad_())
+        with self._first.watched() as gradients, self._autocast():
+            logits = self.model(x_adv)
+        check_logits(logits, y)
+        loss, terms, dlogits = self.objective.head({"adv": logits.detach()}, y, self._ramp)
+        torch.autograd.backward(logits, dlogits["adv"], inputs=inputs)
+        return {"loss": loss, **terms}, gradients[0]
+
+    def _ascend(self, x, x_adv, p, how) -> torch.Tensor:
+        for _ in range(how.steps):
+            images = x_adv.detach().requires_grad_()
+            (g,) = torch.autograd.grad(self._first_output(images), images, p)
+            x_adv = ops.pgd_step(x, x_adv, g, how.eps, how.step_size)
+        return x_adv
+
+    def _first_again(self, x_adv, p) -> None:
+        parameters = self._first.parameters
+        if parameters:
+            torch.autograd.backward(self._first_output(x_adv), p, inputs=parameters)
+
+    def _first_output(self, x) -> torch.Tensor:
+        with statistics_kept(self._norm_layers, self.view.bn_mode), self._autocast():
+            return self._first(x)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
+
+    def _check_way(self, x) -> None:
+        """The logits' gradient in x must be the one that comes through the first layer."""
+        images = x.detach().requires_grad_()
+        with statistics_kept(self._norm_layers), self._first.watched() as gradients:
+            logits = self.model(images)
+            check_output(logits, len(x))
+            (whole,) = torch.autograd.grad(logits, images, torch.ones_like(logits).cumsum(1), allow_unused=True)
+            if whole is None or not gradients:
+                raise UserError("the model's output does not depend on its input differentiably")
+            (through,) = torch.autograd.grad(self._first(images), images, gradients[0])
+        if not torch.allclose(whole, through, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
+            raise UserError(f"YOPO needs images that reach the network through its first layer alone, and in "
+                            f"{type(self.model).__name__} they go past {type(self._first.module).__name__} as well")
