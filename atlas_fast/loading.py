@@ -25,5 +25,6 @@ def load(run_dir: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     if best.is_file():
         checkpoint.load_weights(best, model)
     else:
-        checkpoint.fill(model, checkpoint.load_last(last)["model"], last)
+        state = checkpoint.load_last(last)
+        checkpoint.fill(model, state["step"].get("average", state)["model"], last)
     return model.to(device).eval()

@@ -6,6 +6,7 @@ import contextlib
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..errors import UserError
 
@@ -17,14 +18,13 @@ class _Reached(Exception):
 
 class FirstLayer:
     """model: any nn.Module; x: images that it takes. `module` is the innermost module with parameters that is called
-    first. Raises UserError where there is none, or where it is called more than once."""
+    first. Raises UserError where there is none, or where it is called more than once or returns no tensor."""
 
     def __init__(self, model: nn.Module, x: torch.Tensor):
         self._model = model
-        layers = [m for m in model.modules() if any(True for _ in m.parameters())
-                  and not any(any(True for _ in child.parameters()) for child in m.children())]
-        called: list[nn.Module] = []
-        hooks = [layer.register_forward_hook(lambda module, inputs, output: called.append(module)) for layer in layers]
+        called: list[tuple[nn.Module, object]] = []
+        hooks = [layer.register_forward_hook(lambda module, inputs, output: called.append((module, output)))
+                 for layer in _layers(model)]
         try:
             model(x)
         finally:
@@ -32,10 +32,13 @@ class FirstLayer:
                 hook.remove()
         if not called:
             raise UserError("YOPO needs a first layer with parameters, and no module with parameters was called")
-        self.module = called[0]
-        if called.count(self.module) > 1:
-            raise UserError(f"YOPO needs a first layer that is used once, and {type(self.module).__name__} is called "
-                            f"{called.count(self.module)} times")
+        self.module, output = called[0]
+        kind, count = type(self.module).__name__, sum(module is self.module for module, _ in called)
+        if count > 1:
+            raise UserError(f"YOPO needs a first layer that is used once, and {kind} is called {count} times")
+        if not isinstance(output, torch.Tensor):
+            raise UserError(f"YOPO needs a first layer that returns one tensor, and {kind} returns a "
+                            f"{type(output).__name__}")
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -67,3 +70,15 @@ class FirstLayer:
         finally:
             hook.remove()
         raise UserError(f"{type(self.module).__name__}, the model's first layer, was not called again")
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The innermost modules with parameters; one with parametrised weights (weight norm) counts as one of them."""
+    lists = [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]
+    inside = {m for inner in lists for m in inner.modules()}
+    return [m for m in model.modules() if m not in inside and _has_parameters(m)
+            and (parametrize.is_parametrized(m) or not any(_has_parameters(child) for child in m.children()))]
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -14,7 +14,8 @@ import torch
 
 from ..attacks.checks import at_least_one, check_batch, check_logits
 from ..errors import UserError
-from .training_step import TrainingStep, held, only_ce_at_adversary
+from .step_checks import held, only_ce_at_adversary
+from .training_step import TrainingStep
 
 
 class FreeStep(TrainingStep):

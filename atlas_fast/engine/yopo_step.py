@@ -20,7 +20,8 @@ from ..attacks.checks import at_least_one, check_batch, check_logits, check_outp
 from ..attacks.statistics import norm_layers, statistics_kept
 from ..errors import UserError
 from .first_layer import FirstLayer
-from .training_step import TrainingStep, only_ce_at_adversary
+from .step_checks import only_ce_at_adversary
+from .training_step import TrainingStep
 
 
 class YopoStep(TrainingStep):
