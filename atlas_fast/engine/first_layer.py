@@ -49,9 +49,11 @@ class FirstLayer:
         """A backward pass through a forward pass made inside appends the gradient of the layer's output to the list
         that this yields."""
         gradients: list[torch.Tensor] = []
-        # Registered at once: what follows may overwrite the output (an in-place ReLU).
-        hook = self.module.register_forward_hook(
-            lambda module, inputs, output: output.register_hook(gradients.append) and None)
+
+        def watch(module, inputs, output):
+            output.register_hook(gradients.append)  # at once: what follows may overwrite it (an in-place ReLU)
+
+        hook = self.module.register_forward_hook(watch)
         try:
             yield gradients
         finally:

@@ -16,8 +16,8 @@ from atlas_fast.training.neighbours import tau
 from atlas_fast.training.validation import measure
 
 LEARNS = {
-    "free": {"method": "free", "replays": 4, "epochs": 1},
-    "fat": {"method": "fat", "steps": 3, "step_size": 0.05, "epochs": 2},
+    "free": {"method": "free", "replays": 4, "epochs": 1, "max_batches": 25},
+    "fat": {"method": "fat", "steps": 3, "step_size": 0.05, "epochs": 2, "max_batches": 25},
     "yopo": {"method": "yopo", "passes": 3, "steps": 2, "step_size": 0.05, "lr": 0.05, "epochs": 1},
     # Weights perturbed from the first step on at full eps leave this network, which has no BatchNorm, at chance.
     "awp": {"method": "adv", "ramp_epochs": 0.0, "awp": 0.005, "awp_warmup": 1, "epochs": 3},
@@ -27,7 +27,7 @@ LEARNS = {
 
 @pytest.mark.parametrize("name", list(LEARNS))
 def test_digits_are_learned(name):
-    """40 to 120 batches of the embedded digits; chance is 10%. The same seed every time."""
+    """25 to 120 batches of the embedded digits; chance is 10%. The same seed every time."""
     run = prepare(resolve({"device": "cpu", **LEARNS[name]}))
     for epoch in range(run.config.epochs):
         run.begin_epoch(epoch + 1)
@@ -94,14 +94,14 @@ METHODS = {"ema": ("--method", "adv", "--ema", "0.9", "--awp", "0.01"),
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_resume_is_bit_identical(small_run, read_log, monkeypatch, name):
-    options = (*METHODS[name], "--model", "wrn-10-1", "--max-batches", "2", "--augment", "crop-flip", "--epochs", "3")
+    options = (*METHODS[name], "--model", "wrn-10-1", "--max-batches", "1", "--augment", "crop-flip", "--epochs", "2")
     straight = small_run(*options, out="straight")
     one_epoch, calls = loop.one_epoch, []
 
     def interrupted(run, progress):
         calls.append(1)
-        if len(calls) == 3:
-            run.step(*next(run.batches.epoch(7)))  # a part of the third epoch is done and lost
+        if len(calls) == 2:
+            run.step(*next(run.batches.epoch(7)))  # a part of the second epoch is done and lost
             raise KeyboardInterrupt
         return one_epoch(run, progress)
 
