@@ -38,7 +38,7 @@ def parser() -> ArgumentParser:
     loss.add_argument("--epsilon", dest="eps", type=float, metavar="E", help="final L_inf radius, pixels in [0,1]")
     loss.add_argument("--step-size", type=float, metavar="S", help="of the training adversary, pixels in [0,1] "
                                                                    "(default: 1.25 eps for one step, else the data "
-                                                                   "set's)")
+                                                                   "set's; n_fgsm, nuat, grad_align: eps)")
     loss.add_argument("--alpha", type=float, metavar="A", help="weight of the Jacobian term; grad_align, llr: their "
                                                                "lambda")
     loss.add_argument("--beta", type=float, metavar="B", help="weight of the KL term; nuat: of the nuclear norm; "

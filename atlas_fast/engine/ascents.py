@@ -42,11 +42,13 @@ def _kl(how, view, x, y, rng):
 
 
 def _ce_and_nuclear(how, view, x, y, rng):
-    """The nuclear norm counts in training steps 1, 3, ... (from 0) or, of several sign steps, in 0, 2, ..."""
+    """The nuclear norm counts in every second training step or, of several sign steps, in the first, third, ...
+
+    The parity is that of seed + step, so that calls without an rng, all at step 0 of a random seed, take turns too."""
     clean, number = _clean(view, x, y), itertools.count()
 
     def direction(logits):
-        counts = rng[1] % 2 if how.steps == 1 else (next(number) + 1) % 2
+        counts = rng.sum() % 2 if how.steps == 1 else (next(number) + 1) % 2
         return ascend_ce_and_nuclear(logits, y, clean, how.weight * counts)
 
     return direction

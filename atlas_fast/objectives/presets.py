@@ -111,7 +111,8 @@ def nuat(eps: float, beta: float = 4.5, steps: int = 1, step_size: float | None 
     (Sriramanan et al. 2021).
 
     x' starts at x + eps / 2 times random signs. With one sign step it ascends CE + beta ||.||_* / N in every second
-    training step, CE alone in the others; with several (NuAT2) in the first, third, ... of them. step_size None: eps.
+    training step (where seed + step is odd), CE alone in the others; with several (NuAT2) in the first, third, ... of
+    them. step_size None: eps.
     The ramp multiplies beta alone, as the authors do.
     """
     return Objective("nuat", "ce+nuclear", "x", kl="nuclear", eps=eps, steps=steps, beta=beta,

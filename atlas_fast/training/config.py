@@ -183,7 +183,7 @@ def _weight(name: str, method: str, steps: int, dataset: str, eps: float, given:
             raise UserError(f"{method} has no {name}; methods with --{name}: {', '.join(HAS[name])}")
         return None
     value = given.get(name, DEFAULTS[dataset].weights[method][steps > 1].get(name))
-    if method == "grad_align" and name not in given and eps <= 16 / 255:
+    if value is None and method == "grad_align":
         value = grad_align_weight(eps)
     if value is None:
         raise UserError(f"the paper gives no {name} for {method} on {dataset}; give --alpha and --beta")

@@ -27,12 +27,12 @@ class Row:
 
 
 # What the neighbours' authors set for CIFAR-10 (docs/paper-gaps.md), for every data set. grad_align's alpha follows eps
-# where its authors say how.
+# by its authors' rule, which does not reach the eps of MNIST and digits.
 NEIGHBOURS: Weights = {
     "n_fgsm": ({}, {}),
     "mart": ({"beta": 6.0}, {"beta": 6.0}),
     "nuat": ({"beta": 4.5}, {"beta": 4.0}),
-    "grad_align": ({"alpha": 0.2}, {}),
+    "grad_align": ({}, {}),
     "llr": ({"alpha": 2.0, "beta": 0.6}, {"alpha": 2.0, "beta": 0.6}),
 }
 ONE_STEP = ("n_fgsm", "grad_align")  # steps other than 1 are refused
@@ -42,7 +42,7 @@ STEP_OF_EPS = ("n_fgsm", "nuat", "grad_align")  # step size eps, whatever the st
 RAMP_EPOCHS = {"n_fgsm": 0.0, "mart": 0.0, "grad_align": 0.0, "llr": 1.28}
 
 
-def weights(jac, trades, atlas, tradesjac=None) -> Weights:
+def weights(jac, trades, atlas, tradesjac=None, grad_align=None) -> Weights:
     """alpha and beta of every method from those the paper gives; atlas_l has atlas's alpha, atlas_g its beta."""
     one, multi = ({"alpha": alpha, "beta": beta} for alpha, beta in atlas)
     table = {
@@ -59,6 +59,8 @@ def weights(jac, trades, atlas, tradesjac=None) -> Weights:
         "fat": ({}, {}),
         "yopo": ({}, {}),
     }
+    if grad_align:
+        table["grad_align"] = ({"alpha": grad_align}, {})
     if tradesjac:
         table["tradesjac"] = (dict(zip(("alpha", "beta"), tradesjac, strict=True)),) * 2
     return table
@@ -75,12 +77,13 @@ _OWN = Row(**{**vars(_CIFAR10), "augment": "none"})
 # Momentum 0.9: with 0 nothing is learned on MNIST in a few epochs at learning rate 0.01.
 _MNIST = Row(model="small_cnn", eps=0.3, lr=0.01, momentum=0.9, weight_decay=0.0, batch_size=128, epochs=30,
              step_size=0.01, val_steps=20, augment="none",
-             weights=weights(jac=0.5, trades=(1.0, 1.0), atlas=((1e-5, 0.3), (5e-6, 0.2))))
+             weights=weights(jac=0.5, trades=(1.0, 1.0), atlas=((1e-5, 0.3), (5e-6, 0.2)), grad_align=0.2))
 # Not in the paper. Seven settings were tried on two seeds, and their test accuracies (83 to 89% under PGD-20) were seen
 # beside the validation's; all but the number of epochs stayed as first guessed.
 _DIGITS = Row(model="small_cnn", eps=0.1, lr=0.05, momentum=0.9, weight_decay=2e-4, batch_size=32, epochs=30,
               step_size=0.01, val_steps=20, augment="none",
-              weights=weights(jac=0.01, trades=(2.0, 2.0), atlas=((1e-3, 1.0), (1e-3, 1.0)), tradesjac=(1e-3, 2.0)))
+              weights=weights(jac=0.01, trades=(2.0, 2.0), atlas=((1e-3, 1.0), (1e-3, 1.0)), tradesjac=(1e-3, 2.0),
+                              grad_align=0.2))
 
 DEFAULTS: dict[str, Row] = {"digits": _DIGITS, "mnist": _MNIST, "cifar10": _CIFAR10, "cifar100": _CIFAR100,
                             "npz": _OWN, "imagefolder": _OWN}

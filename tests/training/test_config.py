@@ -59,6 +59,9 @@ def test_the_neighbours_steps_and_the_alpha_of_grad_align():
     assert resolve({"dataset": "cifar10", **align}).alpha == pytest.approx(0.2)
     assert resolve({"dataset": "cifar10", **align, "eps": 16 / 255}).alpha == pytest.approx(2.0)
     assert resolve({"dataset": "cifar10", **align, "eps": 16 / 255, "alpha": 0.5}).alpha == 0.5
+    with pytest.raises(UserError, match="only up to 16/255; give alpha"):
+        resolve({"dataset": "cifar10", **align, "eps": 24 / 255})
+    assert resolve({"dataset": "digits", **align, "eps": 0.05}).alpha == 0.2
     assert resolve({"dataset": "mnist", **align}).alpha == 0.2 and resolve({"dataset": "mnist", **align}).steps == 1
     assert resolve({"dataset": "mnist", **align}).step_size == 0.3
 
