@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 
 from ..attacks.checks import check_logits
-from ..attacks.early_stop import EarlyStop
 from ..attacks.directions import ascend_ce, ascend_ce_and_nuclear, ascend_kl, probabilities
+from ..attacks.early_stop import EarlyStop
 from ..objectives.framework import Crafting
 from ..objectives.input_gradients import inner, losses, per_sample
 
