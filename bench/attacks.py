@@ -118,7 +118,7 @@ def main() -> None:
                  for row in measured(attack, calls, args.rounds, args.device)]
     print(harness.markdown(rows, list(rows[0])))
     print(f"\n{harness.environment(args.device)}")
-    print(f"written to {harness.save('attacks', args.device, rows)}")
+    print(f"written to {harness.save('attacks', args.device, rows, ('attack', 'variant', 'n'))}")
 
 
 if __name__ == "__main__":

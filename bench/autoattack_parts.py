@@ -76,7 +76,7 @@ def main() -> None:
         rows += [{**settings, **row} for row in found]
     print(harness.markdown(rows, list(rows[0])))
     print(f"\n{harness.environment(args.device)}")
-    print(f"written to {harness.save('autoattack_parts', args.device, rows)}")
+    print(f"written to {harness.save('autoattack_parts', args.device, rows, ('attack', 'variant', 'norm', 'n'))}")
 
 
 if __name__ == "__main__":

@@ -148,12 +148,19 @@ def _version(package: str) -> str | None:
         return None
 
 
+def commit() -> str:
+    """The repository's, with "-dirty" where more than records differs from it; "" without git."""
+    git = ["git", "-C", str(FOLDER.parent)]
+    name = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
+                             capture_output=True, text=True).stdout.strip()
+    return f"{name}-dirty" if name and changed else name
+
+
 def environment(device: str) -> dict:
     """What a record must say about where it was measured. $ATLAS_FAST_COMMIT names the commit of a copy without git."""
-    commit = subprocess.run(["git", "-C", str(FOLDER.parent), "describe", "--always", "--dirty"], capture_output=True,
-                            text=True)
     found = {"date": datetime.date.today().isoformat(),
-             "commit": commit.stdout.strip() or os.environ.get("ATLAS_FAST_COMMIT"), "processor": processor(),
+             "commit": commit() or os.environ.get("ATLAS_FAST_COMMIT"), "processor": processor(),
              "threads": torch.get_num_threads(),
              "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
              "python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton"),

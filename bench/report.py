@@ -32,6 +32,13 @@ QUESTIONS = {  # name of the records: (title, command, columns)
                          "stock first call s", "ordinary error", "stock error"]),
     "operations": ("Operations", "python -m bench.operations",
                    ["operation", "size", "atlas_fast us", "PyTorch us", "ratio", "GB/s", "of copy"]),
+    "attacks": ("Attacks against plain loops", "python -m bench.attacks [--run RUN_DIR]",
+                ["attack", "variant", "n", "broken", "other verdicts", "ms", "times plain"]),
+    "autoattack": ("Standard AutoAttack against the reference code", "python -m bench.autoattack [--run RUN_DIR]",
+                   ["part", "norm", "eps", "n", "seed", "robust", "reference robust", "disagree", "seconds",
+                    "reference s", "times reference"]),
+    "autoattack_parts": ("APGD and FAB against the reference code", "python -m bench.autoattack_parts [--run RUN_DIR]",
+                         ["attack", "variant", "norm", "eps", "n", "robust accuracy", "seconds", "times reference"]),
 }
 HEAD = """# Results
 Written by `python -m bench.report` from the records in this folder; do not edit it. `ratio` is how many times as
