@@ -76,8 +76,7 @@ def _picture(plan: Plan, found: dict, stem: Path) -> str:
     path = stem.with_name(stem.name + ".png")
     if found.get("logs"):
         plots.overfitting(found, path)
-    elif plan.name.startswith("figure") and any(cell["ours"] for row in found["rows"]
-                                                for cell in row["cells"].values()):
+    elif plan.axis and any(cell["ours"] for row in found["rows"] for cell in row["cells"].values()):
         plots.sweep(found, path, plan.log_axis)
     else:
         return ""

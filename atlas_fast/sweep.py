@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     common = options.parse(rest)
     if "seed" in common:
         raise UserError(f"--seed is for one run; here it is --seeds {common['seed']}")
+    if args.limit is not None and not args.attacks:
+        raise UserError("--limit is for the attacks of --attacks; without them the test of training itself is shown")
     rows = settings(args, common)
     runs = plan(rows, args)
     varied = [key for key in dict.fromkeys(key for row in rows for key in row if key != "name")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def _write(path: Path, key: str, x_adv: torch.Tensor) -> None:
     from safetensors.torch import save_file
 
     x_adv = x_adv.detach().cpu().contiguous()
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several processes may make the same adversaries
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"x_adv": x_adv}, temporary, metadata={"format": _FORMAT, "key": key, "contents": _hash(x_adv)})

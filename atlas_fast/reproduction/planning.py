@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..training.config import HAS, resolve
+from ..training.defaults import DEFAULTS
 from . import options, paper
-from .campaign import one_folder_each, seeds
+from .campaign import devices, one_folder_each, seeds
 from .runs import Run, is_transfer
 from .specs import Plan, Row, attack_name, weights_text, with_attacks, with_rows
 
@@ -34,7 +35,9 @@ def shrunken(plan: Plan, rows: Sequence[str] | None, attacks: Sequence[str] | No
     if rows:
         plan = replace(plan, rows=with_rows(plan.rows, rows))
     if attacks:
-        plan = replace(plan, columns=with_attacks(plan.columns, attacks, plan.part is not None))
+        model = DEFAULTS[plan.dataset].model
+        named = [attack_name(attack, model) or attack for attack in attacks]  # "untargeted" is the paper's
+        plan = replace(plan, columns=with_attacks(plan.columns, named, plan.part is not None))
     return plan
 
 
@@ -92,6 +95,8 @@ def _surrogate(plan: Plan, given: dict, args: argparse.Namespace) -> Run | Path 
 def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
     """What the runs are, and whatever is not as in the paper."""
     standard, notes = resolve({"dataset": plan.dataset}), []
+    if "data_dir" in given and plan.dataset in ("npz", "imagefolder"):
+        notes.append(f"Images: {given['data_dir']}.")
     weights = [(row.label, weights_text(row.options)) for row in plan.rows if weights_text(row.options)]
     if weights and plan.name.startswith("table"):
         notes.append(f"Weights: {'; '.join(f'{label}: {text}' for label, text in weights)}.")
@@ -113,7 +118,9 @@ def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
         crafted = f"on {args.surrogate}" if args.surrogate else (
             f"on the same network trained plainly (seed {SURROGATE_SEED}), the same adversaries for all rows")
         notes.append(f"Black box: adversaries crafted {crafted}; the paper does not say what its surrogates are.")
-    return [*notes, *plan.notes]
+    if (args.jobs or 1) > len(devices(args.device)):
+        notes.append(f"The times are those of runs that shared the machine, {args.jobs} at a time.")
+    return notes
 
 
 def _default(standard, key: str) -> str:

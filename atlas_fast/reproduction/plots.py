@@ -8,29 +8,36 @@ from pathlib import Path
 from ..training.files import make_folder, write_atomically
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito (2008)
+_STAR = "the paper, table 1"
 
 
 def sweep(report: dict, path: Path, log_axis: bool) -> None:
     """Clean and robust accuracy along the axis, a colour for each series; bars: standard deviation over the seeds.
 
-    The paper's figures of table 1 are stars where a point has its settings."""
-    figure, panels = _figure(10, 4.4, 1, 2)
-    for axes, column in zip(panels, report["columns"], strict=True):
-        for number, (name, points) in enumerate(_series(report, column["key"]).items()):
+    A star is the paper's figure of table 1 for the point with the same settings."""
+    columns = [column for column in report["columns"]
+               if any(row["cells"][column["key"]]["ours"] for row in report["rows"])]
+    figure, (panels,) = _figure(5 * len(columns), 4.4, 1, len(columns))
+    series = list(dict.fromkeys(row["series"] for row in report["rows"]))
+    for axes, column in zip(panels, columns, strict=True):
+        for name, points in _series(report, column["key"]).items():
             values = [100 * cell["ours"]["mean"] for _, cell in points]
             bars = [100 * (cell["ours"]["std"] or 0) for _, cell in points]
             axes.errorbar([x for x, _ in points], values, yerr=bars if any(bars) else None, fmt="o-", capsize=3,
-                          color=COLOURS[number % len(COLOURS)], label=name, markersize=5, linewidth=1.6)
-        stars = [(row["x"], 100 * row["cells"][column["key"]]["paper"]) for row in report["rows"]
-                 if row["cells"][column["key"]]["paper"] is not None]
-        if stars:
-            axes.plot(*zip(*stars, strict=True), "*", color="#222222", markersize=11, label="the paper, table 1")
+                          elinewidth=1, color=COLOURS[series.index(name)], label=name, markersize=5, linewidth=1.6)
+        for row in report["rows"]:
+            if (there := row["cells"][column["key"]]["paper"]) is not None:
+                axes.plot(row["x"], 100 * there, "*", color=COLOURS[series.index(row["series"])], markersize=13,
+                          markeredgecolor="#222222", label=_STAR)
         axes.set(title=_title(report, column), xlabel=report["axis"], ylabel="accuracy in %")
         _ticks(axes, sorted({row["x"] for row in report["rows"]}), log_axis)
         axes.grid(alpha=0.3)
-    handles, labels = panels[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    handles, names = panels[0].get_legend_handles_labels()
+    shown = dict(zip(names, handles, strict=True))  # one entry for all stars, the last one
+    names = sorted(shown, key=lambda name: name == _STAR)
+    if len(names) > 1:
+        figure.legend([shown[name] for name in names], names, loc="outside lower center", ncols=min(4, len(names)),
+                      frameon=False)
     figure.suptitle(_heading(report))
     _save(figure, path)
 
@@ -43,29 +50,28 @@ def overfitting(report: dict, path: Path) -> None:
     logs = report["logs"]
     figure, panels = _figure(12, 3.1 * len(logs) + 0.6, len(logs), 3)
     for log, (jacobian, robust, clean) in zip(logs, panels, strict=True):
-        label, lines = log["label"], log["lines"]
+        lines, style = log["lines"], {"linewidth": 1.6, "marker": "o", "markersize": 3}
         epochs = [line["epoch"] for line in lines]
-        style = {"linewidth": 1.6, "marker": "o", "markersize": 3}
         jacobian.plot(epochs, [line["jacobian_norm"] for line in lines], color=COLOURS[2], **style)
-        jacobian.set(title=r"$\|J(x')\|_F^2$ (estimate, validation)", ylabel=label)
+        jacobian.set_ylabel(log["label"].replace(", ", "\n", 1).replace(", seed", "\nseed"))
         robust.plot(epochs, [100 * line["robust_accuracy"] for line in lines], color=COLOURS[1], label="PGD", **style)
         if lines and "fgsm_accuracy" in lines[0]:
             fgsm = [100 * line["fgsm_accuracy"] for line in lines]
             robust.plot(epochs, fgsm, color=COLOURS[0], label="FGSM", **style)
             robust.legend(frameon=False)
-        robust.set(title="robust accuracy, validation (%)")
         clean.plot(epochs, [100 * line["clean_accuracy"] for line in lines], color=COLOURS[0], **style)
-        clean.set(title="clean accuracy, validation (%)")
         for axes in (jacobian, robust, clean):
-            axes.set_xlabel("epoch")
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        jacobian.set_ylim(bottom=0)
-    for column in (1, 2):  # the two runs are compared on one scale
+    titles = (r"$\|J(x')\|_F^2$ (estimate)", "robust accuracy in %", "clean accuracy in %")
+    for column, title in enumerate(titles):
+        panels[0, column].set_title(f"{title}, validation")
+        panels[-1, column].set_xlabel("epoch")
+    for column in (1, 2):  # accuracies are compared on one scale
         low = min(axes.get_ylim()[0] for axes in panels[:, column])
         high = max(axes.get_ylim()[1] for axes in panels[:, column])
         for axes in panels[:, column]:
-            axes.set_ylim(low, high)
+            axes.set_ylim(0 if column == 1 else low, high)
     figure.suptitle(_heading(report))
     _save(figure, path)
 
@@ -104,7 +110,7 @@ def _figure(width: float, height: float, rows: int, columns: int):
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=rows == 1 and columns == 2)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _save(figure, path: Path) -> None:

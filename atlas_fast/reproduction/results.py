@@ -33,7 +33,7 @@ def of_run(run: Run, attacks: Sequence[str]) -> dict:
         if report := runs.measured(run, attack):
             found["attacks"][attack] = {"accuracy": report["robust_accuracy"], "n": report["n"],
                                         "settings": report["settings"]}
-        elif run.limit is None and attack in summary.get("attacks", {}):
+        elif not run.attacks and attack in summary.get("attacks", {}):  # what `train` itself ends with
             found["attacks"][attack] = {"accuracy": summary["attacks"][attack]["robust_accuracy"], "n": summary["n"],
                                         "settings": summary["attacks"][attack]["settings"]}
     return found

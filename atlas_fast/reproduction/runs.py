@@ -69,8 +69,9 @@ def next_stage(run: Run) -> Stage | None:
     if white_box:
         return Stage("evaluation", _evaluate(run, white_box))
     if missing:
-        extra = () if run.surrogate is None else ("--surrogate", str(run.surrogate))
-        return Stage("black-box evaluation", (*_evaluate(run, tuple(missing)), *extra), run.surrogate)
+        # The rows are judged by the same adversaries, so they are crafted once, into OUT/transfer.
+        shared = ("--surrogate", str(run.surrogate), "--transfer-cache", str(run.folder.parents[1] / "transfer"))
+        return Stage("black-box evaluation", (*_evaluate(run, tuple(missing)), *shared), run.surrogate)
     return None
 
 

@@ -40,7 +40,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Plan:
-    """A table or a figure on a data set. part: whose figures of the paper stand beside; notes: sentences under it."""
+    """A table or a figure on a data set. part: whose figures of the paper, from `table`, stand beside it; axis:
+    what a figure's points lie along."""
 
     name: str
     title: str
@@ -51,7 +52,6 @@ class Plan:
     table: str | None = None
     axis: str = ""
     log_axis: bool = False
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def attacks(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from atlas_fast.evaluation import output
 from atlas_fast.reproduction import runs
 from atlas_fast.training import curves
 
@@ -32,7 +33,7 @@ epochs = int(of("--epochs", 3))
 log = out / "log.jsonl"
 (out / "last.pt").touch()
 for epoch in range(log.read_text().count("\\n") if log.exists() else 0, epochs):
-    time.sleep(0.02 if epochs < 100 else 0.2)
+    time.sleep(0.2 if epochs > 99 else 0.02 if epochs < 90 else 0)
     with open(log, "a") as file:
         line = {"epoch": epoch + 1, "robust_accuracy": 0.3 + 0.1 * seed, "ms_per_batch": 20.0}
         file.write(json.dumps(line) + "\\n")
@@ -61,5 +62,7 @@ def fake(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_curves(monkeypatch):
-    """Drawing takes longer than all else in a small run."""
+    """Drawing and the page of an evaluation take longer than all else in a small run."""
     monkeypatch.setattr(curves, "draw", lambda *arguments: None)
+    monkeypatch.setattr(output, "write_report", lambda *arguments: None)
+    monkeypatch.setattr(output.pictures, "grid", lambda *arguments: None)

@@ -6,6 +6,7 @@ from atlas_fast.errors import UserError
 from atlas_fast.reproduce import named
 from atlas_fast.reproduction import options, paper
 from atlas_fast.reproduction.figures import FIGURES
+from atlas_fast.reproduction.planning import shrunken
 from atlas_fast.reproduction.specs import with_attacks, with_rows
 from atlas_fast.training.config import resolve
 
@@ -124,6 +125,8 @@ def test_rows_and_attacks_by_name():
         "clean": None, "transfer": None, "pgd-20": "pgd-20", "pgd-1000": None, "untargeted": "untargeted-10-1",
         "multitargeted": None, "pgd-5": "pgd-5", "time": None}
     assert [column.key for column in with_attacks(plan.columns, ["pgd-5"], False)] == ["clean", "pgd-5", "time"]
+    bare = shrunken(plan, None, ["untargeted", "transfer"]).attacks
+    assert sorted(bare) == ["transfer-1000", "untargeted-100-10"]
     with pytest.raises(UserError, match="one column"):
         with_attacks(plan.columns, ["rays", "rays-100"], True)
 
