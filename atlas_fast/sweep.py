@@ -59,8 +59,8 @@ def plan(rows: list[dict], args) -> list[Run]:
     labelled = [(row.get("name", "run"), {"dataset": "digits", "method": "atlas", **{
         key: value for key, value in row.items() if key != "name"}, "seed": seed})
         for seed in campaign.seeds(args.seeds) for row in rows]
-    return [Run(label, given, folder, tuple(args.attacks or ()), args.limit, None, args.surrogate)
-            for label, given, folder in campaign.one_folder_each(labelled, args.out)]
+    return [Run(label, given, campaign.folder(given, args.out), tuple(args.attacks or ()), args.limit, None,
+                args.surrogate) for label, given in labelled]
 
 
 if __name__ == "__main__":

@@ -162,6 +162,6 @@ def _run(runs: Sequence[Run], jobs: int, where: Sequence[str]) -> dict[Run, str]
             signal.signal(number, handler)
 
 
-def one_folder_each(label_and_options: Sequence[tuple[str, dict]], out: Path) -> list[tuple[str, dict, Path]]:
-    """(label, options, folder under OUT/runs) of each."""
-    return [(label, given, out / "runs" / options.folder_name(given)) for label, given in label_and_options]
+def folder(given: dict, out: Path) -> Path:
+    """Where a run with these options lives."""
+    return out / "runs" / options.folder_name(given)

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..training.config import HAS, resolve
 from ..training.defaults import DEFAULTS
 from . import options, paper
-from .campaign import devices, one_folder_each, seeds
+from .campaign import devices, folder, seeds
 from .runs import Run, is_transfer
 from .specs import Plan, Row, attack_name, weights_text, with_attacks, with_rows
 
@@ -53,8 +53,7 @@ def arrange(plan: Plan, given: dict, args: argparse.Namespace) -> Arranged:
     for seed in seeds(args.seeds):
         for row in plan.rows:
             whole = {"dataset": plan.dataset, **row.options, **_used(given, row.options["method"]), "seed": seed}
-            ((label, chosen, folder),) = one_folder_each([(row.label, whole)], args.out)
-            runs_of[row].append(Run(label, chosen, folder, plan.attacks, args.limit, step_size,
+            runs_of[row].append(Run(row.label, whole, folder(whole, args.out), plan.attacks, args.limit, step_size,
                                     surrogate.folder if isinstance(surrogate, Run) else surrogate))
     by_seed = [run for of_seed in zip(*runs_of.values(), strict=True) for run in of_seed]
     first = [surrogate] if isinstance(surrogate, Run) else []
@@ -88,8 +87,7 @@ def _surrogate(plan: Plan, given: dict, args: argparse.Namespace) -> Run | Path 
     if args.surrogate:
         return args.surrogate
     whole = {"dataset": plan.dataset, "method": "plain", "steps": 0, **_used(given, "plain"), "seed": SURROGATE_SEED}
-    ((label, chosen, folder),) = one_folder_each([("surrogate, plain training", whole)], args.out)
-    return Run(label, chosen, folder)
+    return Run("surrogate, plain training", whole, folder(whole, args.out))
 
 
 def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
