@@ -77,6 +77,9 @@ def parser() -> ArgumentParser:
     how.add_argument("--awp-warmup", type=int, metavar="N", help="epochs before it begins (default: 0)")
     how.add_argument("--ema", type=float, metavar="D", help="validate and keep an average of the weights with decay D, "
                                                             "e.g. 0.999")
+    how.add_argument("--on-overfitting", metavar="DO", help="when catastrophic overfitting sets in: continue "
+                                                            "(default), stop, or rewind to the best epoch with "
+                                                            "a larger alpha")
     how.add_argument("--max-batches", type=int, metavar="N", help="at most N batches in each epoch, in its validation "
                                                               "and in the test, for trials")
     how.add_argument("--baseline", action="store_true", help="also train the same network plainly, into OUT/plain, and "
@@ -109,8 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     dataset = load_data(config)
     summaries = [run(config, out, resume, dataset)]
     if baseline:
-        plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, **dict.fromkeys(
-            ("alpha", "beta", "noise", "replays", "passes", "tau", "omega", "awp", "awp_warmup")))
+        plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, on_overfitting="continue",
+                        **dict.fromkeys(("alpha", "beta", "noise", "replays", "passes", "tau", "omega", "awp",
+                                         "awp_warmup")))
         folder = out / "plain"
         summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
     print(f"\n{table(summaries)}\n{out}")

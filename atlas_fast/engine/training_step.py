@@ -119,6 +119,11 @@ class TrainingStep:
         return int(self._update.skipped)
 
     @property
+    def skipped_on_device(self) -> torch.Tensor:
+        """The same, 0-d int64 on the device, valid until the next call."""
+        return self._update.skipped
+
+    @property
     def averaged(self) -> torch.nn.Module | None:
         """The network with averaged weights, in eval mode; None without `ema`."""
         return None if self._average is None else self._average.model

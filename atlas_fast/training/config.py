@@ -19,6 +19,8 @@ from .neighbours import extras, own_defaults
 HAS = {name: tuple(method for method in METHODS if method in PRESETS and name in parameters(method))
        for name in ("alpha", "beta", "num_projections", "noise")}
 
+ON_OVERFITTING = ("continue", "stop", "rewind")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -70,6 +72,7 @@ class Config:
     awp: float | None = None
     awp_warmup: int | None = None
     ema: float | None = None
+    on_overfitting: str = "continue"
 
     @property
     def has_adversary(self) -> bool:
@@ -123,6 +126,7 @@ def resolve(given: dict) -> Config:
         amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
         capture=_choice("--capture", given.get("capture", "auto"), ("auto", "on", "off")),
         schedule=_choice("--schedule", given.get("schedule", "guided"), ("guided", "fixed")),
+        on_overfitting=_choice("--on-overfitting", given.get("on_overfitting", "continue"), ON_OVERFITTING),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
         **extras(method, given))
@@ -170,6 +174,11 @@ def _check_used(method: str, given: dict) -> None:
     """An option that this method would ignore is a mistake."""
     if "step_size" in given and method in ("plain", "jac"):
         raise UserError(f"{method} has no adversary: leave --step-size away")
+    if "on_overfitting" in given and method in ("plain", "jac"):
+        raise UserError(f"{method} has no adversary to overfit to: leave --on-overfitting away")
+    if given.get("on_overfitting") == "rewind" and method in ("free", "yopo"):
+        raise UserError(f"rewind raises the weight of the Jacobian term, which {method} cannot have; give stop or "
+                        "continue")
     if "num_projections" in given and method not in HAS["num_projections"]:
         raise UserError(f"{method} has no Jacobian term: leave --num-projections away")
     if "noise" in given and method not in HAS["noise"]:

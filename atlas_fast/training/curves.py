@@ -1,4 +1,7 @@
-"""curves.png: the loss and its terms, accuracies, the Jacobian's norm, eps and learning rate over the epochs."""
+"""curves.png: the loss and its terms, accuracies, the Jacobian's norm, eps and learning rate over the epochs.
+
+It holds the curves of the paper's figure 11, and shades the epochs that are overfitted catastrophically.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ from .files import write_atomically
 
 LABELS = {"loss": "loss", "ce": "cross-entropy", "kl": "KL", "jacobian": r"$\|J\|_F^2$ (training)"}
 COLOURS = {"loss": "#222222", "ce": "#0072b2", "kl": "#d55e00", "clean": "#0072b2", "robust": "#d55e00",
-           "jacobian": "#009e73", "eps": "#cc79a7", "lr": "#56b4e9"}
+           "adversary": "#e69f00", "fgsm": "#999999", "jacobian": "#009e73", "eps": "#cc79a7", "lr": "#56b4e9",
+           "overfitted": "#cc0000"}
+ACCURACIES = {"clean": "clean", "fgsm": "FGSM", "adversary": "training's adversary", "robust": "robust (PGD)"}
 
 
 def draw(lines: list[dict], path: Path, title: str, best_epoch: int | None = None) -> None:
-    """Draw the lines of log.jsonl. best_epoch is marked by a dotted line."""
+    """Draw the lines of log.jsonl. best_epoch is marked by a dotted line, overfitting by red areas.
+
+    A term that joined later (a rewind may turn the Jacobian on) is drawn from there on, as are numbers that an earlier
+    version did not log."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -25,22 +33,23 @@ def draw(lines: list[dict], path: Path, title: str, best_epoch: int | None = Non
     (loss, accuracy), (jacobian, schedule) = figure.subplots(2, 2, sharex=True)
 
     for name in ("loss", "ce", "kl"):
-        if name in lines[0]:
-            loss.plot(epochs, [line[name] for line in lines], label=LABELS[name], color=COLOURS[name], **style)
+        if any(name in line for line in lines):
+            loss.plot(epochs, values(lines, name), label=LABELS[name], color=COLOURS[name], **style)
     loss.set(title="Training loss and its terms", ylabel="mean per image")
     loss.set_ylim(bottom=0)
     loss.legend()
 
-    for name in ("clean", "robust"):
-        values = [100 * line[f"{name}_accuracy"] for line in lines]
-        accuracy.plot(epochs, values, label=name, color=COLOURS[name], **style)
-    accuracy.set(title="Validation accuracy (PGD at the final eps)", ylabel="%", ylim=(-2, 102))
+    for name, label in ACCURACIES.items():
+        if any(f"{name}_accuracy" in line for line in lines):
+            accuracy.plot(epochs, values(lines, f"{name}_accuracy", 100), label=label, color=COLOURS[name],
+                          **{**style, "linewidth": 1.6 if name in ("clean", "robust") else 1.0})
+    accuracy.set(title="Validation accuracy (attacks at the final eps)", ylabel="%", ylim=(-2, 102))
     accuracy.legend(loc="lower right")
 
     jacobian.plot(epochs, [line["jacobian_norm"] for line in lines], label="validation", color=COLOURS["jacobian"],
                   **style)
-    if "jacobian" in lines[0]:
-        jacobian.plot(epochs, [line["jacobian"] for line in lines], label="training", color=COLOURS["jacobian"],
+    if any("jacobian" in line for line in lines):
+        jacobian.plot(epochs, values(lines, "jacobian"), label="training", color=COLOURS["jacobian"],
                       linestyle="--", linewidth=1.2)
         jacobian.legend()
     jacobian.set(title=r"Jacobian norm $\|J(x')\|_F^2$ (estimate)", ylabel="logits² / pixel²", xlabel="epoch")
@@ -61,5 +70,24 @@ def draw(lines: list[dict], path: Path, title: str, best_epoch: int | None = Non
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if best_epoch:
             axes.axvline(best_epoch, color="#888888", linestyle=":", linewidth=1.2)
-    figure.suptitle(title + (f" (dotted: best epoch, {best_epoch})" if best_epoch else ""))
+        for line in lines:
+            if line.get("overfitted"):
+                axes.axvspan(line["epoch"] - 0.5, line["epoch"] + 0.5, color=COLOURS["overfitted"], alpha=0.15,
+                             linewidth=0)
+    figure.suptitle(", ".join([title, *remarks(lines, best_epoch)]))
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def values(lines: list[dict], name: str, factor: float = 1.0) -> list[float]:
+    """NaN, which leaves a gap, where a line has no such number."""
+    return [factor * line.get(name, float("nan")) for line in lines]
+
+
+def remarks(lines: list[dict], best_epoch: int | None) -> list[str]:
+    """What the dotted line and the red areas mean, where there are any."""
+    found = [f"dotted: best epoch {best_epoch}"] if best_epoch else []
+    overfitted = [line["epoch"] for line in lines if line.get("overfitted")]
+    if overfitted:
+        found.append(f"red: catastrophic overfitting from epoch {overfitted[0]}")
+    rewinds = [str(line["epoch"]) for line in lines if "rewind" in line]
+    return [*found, f"rewound after epoch {', '.join(rewinds)}"] if rewinds else found

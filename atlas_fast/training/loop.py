@@ -10,10 +10,10 @@ import torch
 from ..errors import UserError
 from . import checkpoint, curves, logs
 from .progress import Progress
+from .rewind import load_optimizer
 from .setup import Run
 from .validation import measure
 
-CHECK_EVERY = 100  # steps between two looks at the loss; each look waits for the device
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves; one takes about half a second
 
 
@@ -21,7 +21,7 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
     """Train until the schedule ends it; leaves log.jsonl, last.pt, best.safetensors and curves.png in `out`.
 
     The folder exists and holds config.json. resume: go on from last.pt, on the same device with the same result as
-    without the interruption (bit by bit on a CPU). UserError: a loss that is not finite; what was saved stays.
+    without the interruption (bit by bit on a CPU). UserError: too many steps that are not finite; what was saved stays.
     """
     config, schedule = run.config, run.schedule
     lines, seconds = restore(run, out) if resume else ([], 0.0)
@@ -32,16 +32,19 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
     drawn = time.perf_counter()
     try:
         while not schedule.finished:
-            line, improved = one_epoch(run, progress)
+            line, best = one_epoch(run, progress)
             seconds += line["seconds"]
-            if improved:
+            if best:
                 checkpoint.save_weights(out / "best.safetensors", run.network)
+            said = overfitted(run, line, best)
             logs.append(out / "log.jsonl", line)
             save(run, out, seconds)
             lines.append(line)
-            progress.line(line, config.epochs, improved)
+            progress.line(line, config.epochs, best)
+            if said:
+                progress.write(said)
             if schedule.finished or time.perf_counter() - drawn > DRAW_EVERY:
-                curves.draw(lines, out / "curves.png", title(run), schedule.best_epoch)
+                curves.draw(lines, out / "curves.png", title(run), best_epoch(run))
                 drawn = time.perf_counter()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped in epoch {schedule.epoch + 1}; --resume --out {out} goes on from the end of "
@@ -51,7 +54,7 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
                         "less") from error
     finally:
         progress.close()
-    if schedule.best_epoch is None:  # the whole run was the ramp
+    if schedule.best_epoch is None and run.watch.since is None:  # the whole run was the ramp
         checkpoint.save_weights(out / "best.safetensors", run.network)
 
 
@@ -66,62 +69,86 @@ def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
     terms = steps(run, number, progress)
     trained = time.perf_counter() - started
     progress.doing("validating")
-    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16)
-    # Selecting a plainly trained network by its robust accuracy (near 0) would select noise.
-    improved = schedule.update(measured["clean_accuracy" if config.method == "plain" else "robust_accuracy"])
+    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective)
     eps = config.eps_at(schedule.ramp(number))
-    line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "seconds": time.perf_counter() - started,
-            "ms_per_batch": 1000 * trained / len(run.batches)}
-    return line, improved
+    line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad}
+    if config.has_adversary:
+        line["overfitted"] = run.watch.update(line)
+    # Selecting a plainly trained network by its robust accuracy (near 0) would select noise.
+    accuracy = measured["clean_accuracy" if config.method == "plain" else "robust_accuracy"]
+    best = schedule.update(accuracy, run.watch.since is None)
+    # The best of the ramp is kept until an epoch after it counts: training may overfit before one does.
+    best |= schedule.best is None and run.watch.best is not None and run.watch.best["epoch"] == number
+    return {**line, "seconds": time.perf_counter() - started, "ms_per_batch": 1000 * trained / len(run.batches)}, best
 
 
 def steps(run: Run, number: int, progress: Progress) -> dict[str, float]:
-    """The epoch's steps. Returns the means of the loss and its terms, which stay on the device until the end."""
-    count, totals = len(run.batches), {}
+    """The epoch's steps. Returns the means of the loss and its terms."""
+    count, tally = len(run.batches), run.tally
     run.model.train()
     run.begin_epoch(number)
+    tally.start(number, count, run.step.skipped_on_device)
     for i, (x, y) in enumerate(run.batches.epoch(number - 1)):
         run.step.ramp = run.schedule.ramp(number - 1 + i / count)
-        terms = run.step(x, y)
-        if not totals:
-            totals = {name: torch.zeros_like(value) for name, value in terms.items()}
-        for name, value in terms.items():
-            totals[name] += value
-        if i % CHECK_EVERY == CHECK_EVERY - 1:
-            check_finite(totals, number)
+        if tally.add(run.step(x, y), run.step.skipped_on_device):
+            progress.write(tally.sentence)
         progress.step(len(y))
-    check_finite(totals, number)
+    means, say = tally.means()
+    if say:
+        progress.write(tally.sentence)
     if not all(torch.stack([p.isfinite().all() for p in run.model.parameters()]).tolist()):
         raise UserError(f"the weights are not finite in epoch {number}: a gradient was not; lower --lr or --alpha")
-    return {name: float(value) / count for name, value in totals.items()}
+    return means
 
 
-def check_finite(totals: dict[str, torch.Tensor], epoch: int) -> None:
-    """UserError naming the epoch and the terms that are NaN or infinite."""
-    finite = torch.stack([value.isfinite() for value in totals.values()]).tolist()
-    wrong = [name for name, fine in zip(totals, finite, strict=True) if not fine]
-    if wrong:
-        parts = [name for name in wrong if name != "loss"] or wrong
-        raise UserError(f"the loss is not finite in epoch {epoch} (term: {', '.join(parts)}); lower --lr or --alpha, "
-                        "what was saved before stays")
+def overfitted(run: Run, line: dict, best: bool) -> str:
+    """Do what --on-overfitting says where overfitting has just set in, and note it in the epoch's line.
+
+    Returns what to say, "" where there is nothing. best: the epoch's weights are those of best.safetensors now.
+    """
+    wanted, watch, rewinder = run.config.on_overfitting, run.watch, run.rewinder
+    if best and wanted == "rewind":
+        rewinder.remember(run)
+    if watch.since != line["epoch"]:
+        return ""
+    said = watch.sentence(line)
+    if wanted == "rewind" and rewinder.possible and not run.schedule.finished:
+        change = line["rewind"] = rewinder.rewind(run)
+        watch.healed()
+        return f"{said}; back to epoch {change['to_epoch']}, alpha is now {change['alpha']:.3g}"
+    if wanted == "continue":
+        return f"{said}; training goes on (--on-overfitting continue), best.safetensors keeps epoch {best_epoch(run)}"
+    run.schedule.stopped = True
+    done = len(rewinder.changes)
+    why = f" after {done} rewind{'s' if done > 1 else ''}" if done else ""
+    return f"{said}; training ends{why} with the weights of epoch {best_epoch(run)}"
+
+
+def best_epoch(run: Run) -> int:
+    """The epoch of best.safetensors at the end: where none counts after the ramp, the last one, unless overfitted."""
+    if run.schedule.best_epoch is not None:
+        return run.schedule.best_epoch
+    return run.schedule.epoch if run.watch.since is None else run.watch.best["epoch"]
 
 
 def save(run: Run, out: Path, seconds: float) -> None:
     checkpoint.save_last(out / "last.pt", {
         "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step.state_dict(),
-        "schedule": run.schedule.state_dict(), "seconds": seconds})
+        "schedule": run.schedule.state_dict(), "watch": run.watch.state_dict(), "rewinder": run.rewinder.state_dict(),
+        "tally": run.tally.state_dict(), "seconds": seconds})
 
 
 def restore(run: Run, out: Path) -> tuple[list[dict], float]:
     """Load last.pt into the run, and cut the log back to it. Returns the log's lines and the seconds trained."""
     state = checkpoint.load_last(out / "last.pt", run.device)
     checkpoint.fill(run.model, state["model"], out / "last.pt")
-    fused = run.optimizer.param_groups[0]["fused"]  # depends on the device, which may be another one now
-    run.optimizer.load_state_dict(state["optimizer"])
-    for group in run.optimizer.param_groups:
-        group["fused"] = fused
+    load_optimizer(run.optimizer, state["optimizer"])
     run.step.load_state_dict(state["step"])
     run.schedule.load_state_dict(state["schedule"])
+    if "watch" in state:  # a checkpoint of an earlier version has none of the three
+        run.watch.load_state_dict(state["watch"])
+        run.tally.load_state_dict(state["tally"])
+        run.rewinder.load_state_dict(state["rewinder"], run)
     return logs.truncate(out / "log.jsonl", run.schedule.epoch), state["seconds"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
@@ -16,12 +16,16 @@ from ..engine import FreeStep, TrainingStep, YopoStep
 from ..errors import UserError
 from .config import Config
 from .neighbours import tau
+from .overfitting import Watch
+from .rewind import Rewinder
 from .schedule import Schedule
+from .tally import Tally
 
 
 @dataclass
 class Run:
-    """A run's parts: settings, data, network, training step, batches, schedule and the validation's attack."""
+    """A run's parts: settings, data, network, training step, batches, schedule and the validation's attack; and what
+    looks after it: for catastrophic overfitting, the way back from it, and steps that are not finite."""
 
     config: Config
     data: Dataset
@@ -32,6 +36,9 @@ class Run:
     schedule: Schedule
     attack: PGD
     device: torch.device
+    watch: Watch = field(default_factory=Watch)
+    rewinder: Rewinder = field(default_factory=Rewinder)
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def bf16(self) -> bool:

@@ -10,24 +10,31 @@ from ..errors import UserError
 from . import checkpoint, logs
 from .defaults import TEST_STEPS
 from .files import write_json
-from .loop import method_name
+from .loop import best_epoch, method_name
 from .setup import Run
 from .validation import measure
 
 
 def finish(run: Run, out: Path) -> dict:
-    """Clean and PGD-20 accuracy of best.safetensors on the test images (float32, eval mode); writes summary.json."""
+    """Clean and PGD-20 accuracy of best.safetensors on the test images (float32, eval mode); writes summary.json.
+
+    overfitting_epochs: at which catastrophic overfitting set in (`overfitting.Watch`), [] for a run without; rewinds:
+    what --on-overfitting rewind did; not_finite_steps: steps whose loss or gradient was not finite.
+    """
     checkpoint.load_weights(out / "best.safetensors", run.model)
     config, lines = run.config, logs.read(out / "log.jsonl")
     attack = PGD(config.eps, config.val_step_size, TEST_STEPS)
-    measured = measure(run.model, run.data.test_images, run.data.test_labels, attack, run.device)
+    measured = measure(run.model, run.data.test_images, run.data.test_labels, attack, run.device,
+                       objective=run.step.objective)
     summary = {
         "dataset": config.dataset, "method": config.method, "steps": config.steps, "model": config.model,
         "n": len(run.data.test_labels), "clean_accuracy": measured["clean_accuracy"],
         "attacks": {f"pgd-{TEST_STEPS}": {"robust_accuracy": measured["robust_accuracy"],
                                           "settings": attack.settings}},
         "jacobian_norm": measured["jacobian_norm"],
-        "best_epoch": run.schedule.best_epoch or run.schedule.epoch, "epochs": run.schedule.epoch,
+        "best_epoch": best_epoch(run), "epochs": run.schedule.epoch,
+        "overfitting_epochs": run.watch.onsets, "rewinds": run.rewinder.changes,
+        "not_finite_steps": run.tally.total,
         "training_seconds": sum(line["seconds"] for line in lines), "seed": config.seed}
     write_json(out / "summary.json", summary)
     return summary

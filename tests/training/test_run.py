@@ -22,7 +22,8 @@ def test_the_folder_of_a_run(small_run, read_log, capsys, picture):
     lines = read_log(folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert set(lines[0]) == {"epoch", "lr", "eps", "loss", "ce", "kl", "jacobian", "clean_accuracy", "robust_accuracy",
-                             "jacobian_norm", "seconds", "ms_per_batch"}
+                             "adversary_accuracy", "fgsm_accuracy", "jacobian_norm", "not_finite_steps", "overfitted",
+                             "seconds", "ms_per_batch"}
     assert [line["eps"] for line in lines] == pytest.approx([0.1 / 1.5, 0.1, 0.1])
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     summary = json.loads((folder / "summary.json").read_text())
@@ -133,25 +134,8 @@ def test_baseline(small_run, capsys):
     assert "one-step atlas" in table and "plain training" in table
 
 
-@pytest.mark.parametrize("term", ["ce", "kl", "jacobian"])
-def test_a_loss_that_is_not_finite_stops_the_run(small_run, monkeypatch, term):
-    from atlas_fast.engine import TrainingStep
-
-    original, calls = TrainingStep.__call__, []
-
-    def broken(self, x, y):
-        terms = original(self, x, y)
-        calls.append(1)
-        return {name: value * float("nan") if len(calls) > 4 and name in (term, "loss") else value
-                for name, value in terms.items()}
-
-    monkeypatch.setattr(TrainingStep, "__call__", broken)
-    with pytest.raises(UserError, match=rf"not finite in epoch 2 \(term: {term}\)"):
-        small_run("--epochs", "4")
-
-
 def test_weights_that_are_not_finite_stop_the_run(small_run, tmp_path, read_log):
-    with pytest.raises(UserError, match="not finite in epoch 1"):
+    with pytest.raises(UserError, match="of epoch 1 were not finite"):
         small_run("--epochs", "2", "--lr", "1e30")
     assert checkpoint.load_last(tmp_path / "run" / "last.pt")["schedule"]["epoch"] == 0
 
