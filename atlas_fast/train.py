@@ -33,7 +33,10 @@ def parser() -> ArgumentParser:
     what.add_argument("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (default: atlas)")
     what.add_argument("--steps", type=int, metavar="K", help="adversary in training: 1 FGSM, K > 1 PGD-K, 0 none (jac; "
                                                            "default: 1; mart: as in validation; llr: 10)")
-    what.add_argument("--model", metavar="NAME", help="small_cnn, preact_resnet18, wrn-28-8 or any wrn-D-W")
+    what.add_argument("--model", metavar="NAME", help="small_cnn, preact_resnet18, wrn-28-8 or any wrn-D-W, timm:NAME, "
+                                                   "torchvision:NAME, or your own module:function")
+    what.add_argument("--objective", metavar="M:F", help="instead of --method, your own module:function, called with "
+                                                         "eps, steps, step_size; returns an objectives.Objective")
     loss = p.add_argument_group("loss")
     loss.add_argument("--epsilon", dest="eps", type=float, metavar="E", help="final L_inf radius, pixels in [0,1]")
     loss.add_argument("--step-size", type=float, metavar="S", help="of the training adversary, pixels in [0,1] "
@@ -113,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     summaries = [run(config, out, resume, dataset)]
     if baseline:
         plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, on_overfitting="continue",
-                        **dict.fromkeys(("alpha", "beta", "noise", "replays", "passes", "tau", "omega", "awp",
-                                         "awp_warmup")))
+                        **dict.fromkeys(("objective", "alpha", "beta", "noise", "replays", "passes", "tau", "omega",
+                                         "awp", "awp_warmup")))
         folder = out / "plain"
         summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
     print(f"\n{table(summaries)}\n{out}")

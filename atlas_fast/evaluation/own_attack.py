@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from .. import named
 from ..errors import UserError
 
 
@@ -27,17 +27,7 @@ class OwnAttack:
     @classmethod
     def named(cls, name: str) -> OwnAttack:
         """module:function (function may be dotted). Raises UserError where it cannot be imported or called."""
-        module_name, _, path = name.partition(":")
-        try:
-            found = importlib.import_module(module_name)
-        except Exception as error:  # the user's module may raise anything
-            raise UserError(f"the attack {name!r} cannot be imported: {module_name!r} gives "
-                            f"{type(error).__name__}: {error}") from error
-        for part in path.split("."):
-            found = getattr(found, part, None)
-        if not callable(found):
-            raise UserError(f"the attack {name!r} cannot be used: {module_name!r} has no callable {path!r}")
-        return cls(name, found)
+        return cls(name, named.find(name, "attack"))
 
     @property
     def settings(self) -> dict:

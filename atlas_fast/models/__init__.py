@@ -6,7 +6,9 @@ import re
 
 from torch import nn
 
+from .. import named
 from ..errors import UserError
+from . import zoo
 from .layers import Normalize
 from .preact_resnet18 import preact_resnet18
 from .small_cnn import small_cnn
@@ -14,15 +16,25 @@ from .wide_resnet import wide_resnet
 
 __all__ = ["Normalize", "create", "preact_resnet18", "small_cnn", "wide_resnet"]
 
-NAMES = ("small_cnn", "preact_resnet18", "wrn-28-8", "wrn-D-W")
+NAMES = ("small_cnn", "preact_resnet18", "wrn-28-8", "wrn-D-W", "timm:NAME", "torchvision:NAME", "module:function")
 
 
 def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, **kwargs) -> nn.Module:
-    """The network of this name: small_cnn, preact_resnet18, or wrn-D-W (depth D = 6n+4, width W), e.g. wrn-28-8.
+    """The network of this name: small_cnn, preact_resnet18, wrn-D-W (depth D = 6n+4, width W), e.g. wrn-28-8,
+    timm:NAME or torchvision:NAME (untrained), or module:function, the user's own.
 
-    num_classes, in_channels, image_size (height = width in pixels) describe the data. UserError: unknown name.
+    num_classes, in_channels, image_size (height = width in pixels) describe the data; module:function is called with
+    these three by name and returns an nn.Module. kwargs: normalize=(mean, std), of this package's networks alone.
+    UserError: unknown name, or a network that cannot be built.
     """
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, **kwargs}
+    source, _, rest = name.partition(":")
+    if source == "timm":
+        return zoo.from_timm(rest, **arguments)
+    if source == "torchvision":
+        return zoo.from_torchvision(rest, **arguments)
+    if named.is_own(name):
+        return named.make(name, "model", nn.Module, **arguments)
     if name == "small_cnn":
         return small_cnn(**arguments)
     if name == "preact_resnet18":

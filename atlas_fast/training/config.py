@@ -12,7 +12,7 @@ import torch
 from ..engine import ENGINES
 from ..errors import UserError
 from ..objectives import PRESETS, grad_align_weight, parameters
-from .defaults import DEFAULTS, METHODS, ONE_STEP, RAMP_EPOCHS, STEP_OF_EPS, STEPS
+from .defaults import DEFAULTS, METHODS, ONE_STEP, OWN, RAMP_EPOCHS, STEP_OF_EPS, STEPS
 from .neighbours import extras, own_defaults
 
 # Which methods have which of the settings that not all have.
@@ -30,7 +30,7 @@ class Config:
     alpha, beta, noise: None where the method has none. image_size: imagefolder's resizing. max_batches: of an epoch, of
     the validation and of the test, for trials. replays: of Free; passes: YOPO's m; tau, omega: of FAT's early stop, tau
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
-    the weights' average; None where there is none.
+    the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
     """
 
     dataset: str
@@ -73,10 +73,11 @@ class Config:
     awp_warmup: int | None = None
     ema: float | None = None
     on_overfitting: str = "continue"
+    objective: str | None = None
 
     @property
     def has_adversary(self) -> bool:
-        return self.method not in ("plain", "jac")
+        return self.steps > 0
 
     def eps_at(self, ramp: float) -> float:
         """The adversary's eps at this value of the ramp, which of nuat raises the weight alone; 0 without one."""
@@ -92,7 +93,12 @@ def resolve(given: dict) -> Config:
     given = {key: value for key, value in given.items() if value is not None}
     dataset, method = given.get("dataset", "digits"), given.get("method", "atlas")
     _choice("--dataset", dataset, DEFAULTS)
-    _choice("--method", method, METHODS)
+    if "objective" in given:
+        if given.get("method", OWN) != OWN:
+            raise UserError(f"--objective is a method of its own: leave --method {method} away")
+        method = OWN
+    else:
+        _choice("--method", method, METHODS)
     row = DEFAULTS[dataset]
     given = {**own_defaults(dataset, method, row, given), **given}
     steps = given.get("steps", row.val_steps if method == "mart" else STEPS.get(method, 1))
@@ -129,7 +135,7 @@ def resolve(given: dict) -> Config:
         on_overfitting=_choice("--on-overfitting", given.get("on_overfitting", "continue"), ON_OVERFITTING),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
-        **extras(method, given))
+        objective=given.get("objective"), **extras(method, given))
 
 
 def read_config(run_dir: str | Path) -> tuple[Config, dict]:
@@ -164,7 +170,7 @@ def _check_steps(method: str, steps: int) -> None:
         raise UserError(f"--steps must be 0 or more, not {steps}")
     if method in ("plain", "jac") and steps:
         raise UserError(f"{method} has no adversary: --steps must be 0 or left away, not {steps}")
-    if method not in ("plain", "jac") and not steps:
+    if method not in ("plain", "jac", OWN) and not steps:
         raise UserError(f"{method} needs an adversary: --steps must be 1 (FGSM) or more (PGD); only jac takes 0")
     if method in ONE_STEP and steps != 1:
         raise UserError(f"{method} takes one step: --steps must be 1 or left away, not {steps}")

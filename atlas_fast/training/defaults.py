@@ -88,4 +88,5 @@ _DIGITS = Row(model="small_cnn", eps=0.1, lr=0.05, momentum=0.9, weight_decay=2e
 DEFAULTS: dict[str, Row] = {"digits": _DIGITS, "mnist": _MNIST, "cifar10": _CIFAR10, "cifar100": _CIFAR100,
                             "npz": _OWN, "imagefolder": _OWN}
 METHODS = tuple(_CIFAR10.weights)
+OWN = "own"  # the method of a run with the user's own objective; it has no row
 TEST_STEPS = 20  # PGD-20 on the test set, with the row's step_size

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import nn
 
-from .. import data, models, objectives
+from .. import data, models, named, objectives
 from ..attacks import PGD
 from ..data import Batches, CropFlip, Dataset
 from ..engine import FreeStep, TrainingStep, YopoStep
@@ -53,6 +53,8 @@ class Run:
     def begin_epoch(self, number: int) -> None:
         """Settings that change with the epoch (from 1): FAT's tau, and whether the weights are perturbed."""
         config, objective = self.config, self.step.objective
+        # Dropout and its like draw from torch's generator, which no checkpoint holds.
+        torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)
         if config.method == "fat" and objective.tau != (now := tau(config.tau, number, config.epochs)):
             self.step.objective = objective.replace(tau=now)
         self.step.perturbs = config.awp is not None and number > (config.awp_warmup or 0)
@@ -78,13 +80,13 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     channels_last = device.type == "cuda"
     model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     _try_network(model, dataset, config.model, device)
+    model.train()  # before the step is made: its engine depends on dropout being there
     # Fused, it lets the device skip a step with an unusable gradient and fits into a CUDA graph.
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
                                 weight_decay=config.weight_decay, fused=device.type == "cuda")
     step = make_step(config, model, optimizer)
     batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
                       config.max_batches)
-    model.train()
     schedule = Schedule(config.lr, config.epochs, config.ramp_epochs, config.plateau_epochs,
                         config.schedule == "fixed")
     attack = PGD(config.eps, config.val_step_size, config.val_steps)
@@ -106,6 +108,8 @@ def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
 
 def make_objective(config: Config) -> objectives.Objective:
     """The method's preset with this run's values; one that does not ramp by itself does if the run has a ramp."""
+    if config.objective is not None:
+        return own_objective(config)
     if config.method in ("free", "fat", "yopo"):
         early = {"tau": tau(config.tau, 1, config.epochs), "omega": config.omega} if config.method == "fat" else {}
         return objectives.adv(config.eps, config.steps, config.step_size, config.label_smoothing).replace(
@@ -113,6 +117,23 @@ def make_objective(config: Config) -> objectives.Objective:
     wanted = objectives.parameters(config.method)
     objective = objectives.create(config.method, **{name: getattr(config, name) for name in wanted})
     return objective.replace(ramps=True) if config.ramp_epochs and not objective.ramps else objective
+
+
+def own_objective(config: Config) -> objectives.Objective:
+    """What the user's module:function makes of this run's eps, steps and step_size. UserError: it fails, returns
+    something else, or what config.json and the log say of eps and steps would not be what it does."""
+    name = config.objective
+    objective = named.make(name, "objective", objectives.Objective, eps=config.eps, steps=config.steps,
+                           step_size=config.step_size)
+    if objective.steps != config.steps:
+        raise UserError(f"the objective {name!r} takes {objective.steps} steps: give --steps {objective.steps}")
+    if objective.steps and objective.eps != config.eps:
+        raise UserError(f"the objective {name!r} has eps {objective.eps}, the run {config.eps}: use the eps that "
+                        "the function is called with")
+    if objective.steps and config.ramp_epochs and objective.ramps not in (True, "eps"):
+        raise UserError(f"the eps of the objective {name!r} does not ramp (ramps={objective.ramps!r}): give "
+                        "--ramp-epochs 0")
+    return objective
 
 
 def describe(run: Run) -> dict:
@@ -140,10 +161,13 @@ def _try_network(model: nn.Module, dataset: Dataset, name: str, device: torch.de
     model.eval()
     try:
         with torch.no_grad():
-            model(data.to_float(dataset.train_images[:1]).to(device))
+            logits = model(data.to_float(dataset.train_images[:1]).to(device))
     except torch.OutOfMemoryError as error:
         raise UserError(f"{device} has too little free memory for {name}; use a smaller --model or another --device") \
             from error
-    except RuntimeError as error:
+    except Exception as error:  # any network, so any error
         shape = "x".join(map(str, dataset.train_images.shape[1:]))
         raise UserError(f"{name} cannot take images of {shape}; choose another --model ({error})") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, dataset.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"{name} gives {shape} for one image, not logits [1, {dataset.num_classes}]")

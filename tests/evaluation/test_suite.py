@@ -173,7 +173,7 @@ def test_its_random_numbers_are_the_seeds_and_leave_torchs_alone(own, digits_mod
     ("nowhere_at_all:f", "cannot be imported: 'nowhere_at_all' gives ModuleNotFoundError"),
     ("broken_attacks:f", "cannot be imported: 'broken_attacks' gives ModuleNotFoundError"),
     ("own_attacks:missing", "has no callable 'missing'"), ("own_attacks:number", "has no callable 'number'"),
-    ("own_attacks:", "has no callable ''"), (":f", "cannot be imported"),
+    ("own_attacks:", "not named module:function"), (":f", "not named module:function"),
     ("own_attacks:fails", "'own_attacks:fails' failed with IndexError"),
     ("own_attacks:far", r"at distance .* from x in Linf, but eps is 0.05"),
     ("own_attacks:outside", r"outside \[0, 1\]"), ("own_attacks:nan", "NaN or infinite"),
