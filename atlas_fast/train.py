@@ -13,7 +13,7 @@ import torch
 
 from .data import NAMES, Dataset
 from .errors import ArgumentParser, UserError, run_cli
-from .training import files, loop
+from .training import files, loop, settings_file
 from .training.config import Config, differing, read_config, resolve
 from .training.defaults import METHODS
 from .training.setup import describe, load_data, prepare
@@ -94,6 +94,7 @@ def parser() -> ArgumentParser:
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
+    where.add_argument("--config", metavar="FILE", help="settings for what is not given here: a run's config.json")
     where.add_argument("--resume", action="store_true", help="go on with the run in --out; its settings need not be "
                                                              "given again")
     return p
@@ -101,12 +102,15 @@ def parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the test result. UserError: wrong use; nothing has then been written or changed."""
-    given = vars(parser().parse_args(argv))
+    given, validation = vars(parser().parse_args(argv)), {}
+    file = given.pop("config")
+    if file is not None:
+        given, validation = settings_file.merge(Path(file), parser(), given)
     out, resume, baseline = given.pop("out"), given.pop("resume"), given.pop("baseline")
     if resume and out:
         config = resumed(given, Path(out))
     else:
-        config = resolve(given)
+        config = replace(resolve(given), **validation)
     out = Path(out or f"runs/{config.dataset}-{config.method}-{config.steps}")
     if resume:
         config = resumed(given, out)
