@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from .data import NAMES, Dataset
+from .engine import Ranks
 from .errors import ArgumentParser, UserError, run_cli
-from .training import files, loop, settings_file
+from .training import files, launch, loop, settings_file
 from .training.config import Config, differing, read_config, resolve
 from .training.defaults import METHODS
-from .training.setup import describe, load_data, prepare
+from .training.setup import Run, describe, load_data, prepare
 from .training.summary import finish, read_summary, table
 
 RUN_FILES = ("config.json", "log.jsonl", "last.pt", "best.safetensors", "summary.json")
@@ -59,7 +60,7 @@ def parser() -> ArgumentParser:
                                                                "0.001)")
     how = p.add_argument_group("training")
     how.add_argument("--epochs", type=int, metavar="N", help="at most; the schedule may end earlier")
-    how.add_argument("--batch-size", type=int, metavar="B")
+    how.add_argument("--batch-size", type=int, metavar="B", help="images a step, of all processes together")
     how.add_argument("--lr", type=float, metavar="L")
     how.add_argument("--momentum", type=float, metavar="M")
     how.add_argument("--weight-decay", type=float, metavar="W")
@@ -96,17 +97,25 @@ def parser() -> ArgumentParser:
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
     where.add_argument("--config", metavar="FILE", help="settings for what is not given here: a run's config.json")
     where.add_argument("--resume", action="store_true", help="go on with the run in --out; its settings need not be "
-                                                             "given again")
+                                                             "given again (torchrun --max-restarts: or begin it)")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the test result. UserError: wrong use; nothing has then been written or changed."""
+    with launch.launched() as ranks:
+        return train(argv, ranks)
+
+
+def train(argv: list[str] | None, ranks: Ranks) -> int:
+    """`main`, as one of these processes."""
     given, validation = vars(parser().parse_args(argv)), {}
     file = given.pop("config")
     if file is not None:
         given, validation = settings_file.merge(Path(file), parser(), given)
     out, resume, baseline = given.pop("out"), given.pop("resume"), given.pop("baseline")
+    if resume and out and launch.may_restart() and not holds(Path(out)):
+        resume = False  # torchrun repeats the first start's command, which so names --resume before there is a run
     if resume and out:
         config = resumed(given, Path(out))
     else:
@@ -116,15 +125,18 @@ def main(argv: list[str] | None = None) -> int:
         config = resumed(given, out)
     if baseline and config.method == "plain":
         raise UserError("--baseline compares a method with plain training; --method plain is that already")
-    dataset = load_data(config)
-    summaries = [run(config, out, resume, dataset)]
+    launch.check_device(config.device, ranks)
+    dataset = load_once(config, ranks)
+    summaries = [run(config, out, resume, dataset, ranks)]
     if baseline:
         plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, on_overfitting="continue",
                         **dict.fromkeys(("objective", "alpha", "beta", "noise", "replays", "passes", "tau", "omega",
                                          "awp", "awp_warmup")))
         folder = out / "plain"
-        summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset))
-    print(f"\n{table(summaries)}\n{out}")
+        summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset,
+                             ranks))
+    if ranks.leads:
+        print(f"\n{table(summaries)}\n{out}")
     return 0
 
 
@@ -144,15 +156,25 @@ def resumed(given: dict, out: Path) -> Config:
     return replace(new, device=device)
 
 
-def run(config: Config, out: Path, resume: bool, dataset: Dataset) -> dict:
+def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks) -> dict:
     """One network: trained, tested, its folder complete. Returns summary.json."""
     if not resume:
         refuse_existing(out)
-    job = prepare(config, dataset)
+    job = prepare(config, dataset, ranks)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     if resume and (out / "summary.json").exists():
-        print(f"{out} is finished already")
+        if ranks.leads:
+            print(f"{out} is finished already")
         return read_summary(out)
+    ranks.wait(job.device)  # the others have looked into the folder too
+    if ranks.leads:
+        begin(job, out, resume)
+    loop.train(job, out, resume)
+    return finish(job, out)
+
+
+def begin(job: Run, out: Path, resume: bool) -> None:
+    """Write config.json if it is not there already, and say what begins."""
     facts = describe(job)
     if not resume:
         files.make_folder(out)
@@ -160,12 +182,22 @@ def run(config: Config, out: Path, resume: bool, dataset: Dataset) -> dict:
     print(f"{loop.title(job)} ({facts['weights']:,} weights): {facts['n_train']:,} training, "
           f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images; {facts['device_name']}, "
           f"{'bf16' if job.bf16 else 'float32'}; {out}", flush=True)
-    loop.train(job, out, resume)
-    return finish(job, out)
+
+
+def load_once(config: Config, ranks: Ranks) -> Dataset:
+    """The data set; the first process loads it before the others do, so that one of them downloads."""
+    dataset = load_data(config) if ranks.leads else None
+    ranks.wait(torch.device(config.device))
+    return dataset or load_data(config)
+
+
+def holds(out: Path) -> list[str]:
+    """The files of a run that lie in `out`."""
+    return [name for name in RUN_FILES if (out / name).exists()]
 
 
 def refuse_existing(out: Path) -> None:
-    found = [name for name in RUN_FILES if (out / name).exists()]
+    found = holds(out)
     if found:
         raise UserError(f"{out} holds a run already ({found[0]}); add --resume to go on with it, "
                         "or choose another --out")

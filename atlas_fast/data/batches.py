@@ -16,18 +16,24 @@ class Batches:
 
     images: uint8 or float32 [N,C,H,W]; labels: int64 [N]. They are kept on the device when they fill less than a
     third of its free memory (always on the CPU), otherwise pinned on the host and copied batch by batch.
-    max_batches: at most so many batches an epoch. UserError: fewer images than one batch.
+    max_batches: at most so many batches an epoch. part: (i, n) yields the i-th of n equal, consecutive parts of each
+    batch. UserError: fewer images than one batch, or a batch that n does not divide.
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int, device: torch.device,
-                 max_batches: int | None = None):
+                 max_batches: int | None = None, part: tuple[int, int] = (0, 1)):
         if len(labels) < batch_size:
             raise UserError(f"a batch of {batch_size} is larger than the {len(labels)} training images; "
                             f"--batch-size must be at most {len(labels)}")
+        index, parts = part
+        if batch_size % parts:
+            raise UserError(f"{parts} processes cannot share a batch of {batch_size} equally; --batch-size, which "
+                            f"counts the images of all of them, must be a multiple of {parts}")
         self.resident = fits(images, device)
         place = device if self.resident else torch.device("cpu")
         self.images, self.labels = images.to(place), labels.to(place)
         self.batch_size, self.seed, self.device, self.place = batch_size, seed, device, place
+        self._part = slice(index * batch_size // parts, (index + 1) * batch_size // parts)
         self.channels_last = device.type == "cuda"
         self.count = min(len(labels) // batch_size, max_batches or len(labels))
 
@@ -39,7 +45,7 @@ class Batches:
         """The batches of this epoch (0, 1, ...), on the device."""
         order = permutation(len(self.labels), self.seed, epoch, ops.SHUFFLE, self.place)
         for i in range(self.count):
-            chosen = order[i * self.batch_size:(i + 1) * self.batch_size]
+            chosen = order[i * self.batch_size:(i + 1) * self.batch_size][self._part]
             x, y = self.images[chosen], self.labels[chosen]
             if not self.resident:
                 x, y = (t.pin_memory().to(self.device, non_blocking=True) for t in (x, y))

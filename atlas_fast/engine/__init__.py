@@ -3,8 +3,9 @@
 from .autograd_view import AutogradView
 from .free_step import FreeStep
 from .inference import FastNetwork
+from .ranks import Ranks
 from .sweep_view import SweepView
 from .training_step import ENGINES, TrainingStep
 from .yopo_step import YopoStep
 
-__all__ = ["ENGINES", "AutogradView", "FastNetwork", "FreeStep", "SweepView", "TrainingStep", "YopoStep"]
+__all__ = ["ENGINES", "AutogradView", "FastNetwork", "FreeStep", "Ranks", "SweepView", "TrainingStep", "YopoStep"]

@@ -86,11 +86,12 @@ class FreeStep(TrainingStep):
         return *super()._settings(whole), self.replays, None if self.delta is None else self.delta.data_ptr()
 
     def state_dict(self) -> dict:
-        """That of TrainingStep, and "delta" (None before the first step)."""
-        return {**super().state_dict(), "delta": None if self.delta is None else self.delta.clone()}
+        """That of TrainingStep, and "delta" of all processes, which call this together (None before a step)."""
+        delta = None if self.delta is None else self.ranks.gather(self.delta).clone()
+        return {**super().state_dict(), "delta": delta}
 
     def load_state_dict(self, state: dict) -> None:
         held(state, "delta")
         super().load_state_dict(state)
-        delta = state["delta"]
+        delta = None if state["delta"] is None else self.ranks.part(state["delta"])
         self.delta = None if delta is None else torch.empty_like(delta, device=self.device).copy_(delta)

@@ -14,6 +14,7 @@ from . import program
 from .autograd_view import AutogradView
 from .beside import Beside
 from .capture import Captured, CudaRecorder
+from .ranks import Ranks
 from .step_checks import held
 from .sweep_view import SweepView, unsupported
 from .update import Update
@@ -47,6 +48,12 @@ class TrainingStep:
     awp: gamma of the adversarial weight perturbation at which the gradient is taken (weight_perturbation.py), None:
     none; `step.perturbs = False` leaves it out for a while. ema: decay of the average of the weights that follows them
     (weight_average.py), None: none; the averaged network is `step.averaged`.
+    ranks: the processes that take this step together, each on its part of the batch, None: this one alone. Part i, of
+    as many images as the others, holds the samples from i * len(x) on, and their random numbers are those of one
+    process with the whole batch; so an augmentation must take the keyword sample_offset and say so by the attribute
+    `takes_sample_offset`. Gradients are averaged over the processes; terms are this process's own, which
+    `ranks.average_terms` averages. What ties samples together sees one part of the batch: the statistics of BatchNorm,
+    NuAT's norm, GradAlign's count of samples.
 
     A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
     counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.
@@ -56,7 +63,8 @@ class TrainingStep:
     def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
                  bn_mode: str = "train", capture: str = "auto", pair: str = "auto",
-                 overlap: str = "off", awp: float | None = None, ema: float | None = None):
+                 overlap: str = "off", awp: float | None = None, ema: float | None = None,
+                 ranks: Ranks | None = None):
         _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
@@ -64,6 +72,10 @@ class TrainingStep:
         _check_optimizer(parameters, optimizer)
         self.model, self.objective, self.optimizer, self.augment = model, objective, optimizer, augment
         self.device = parameters[0].device
+        self.ranks = Ranks.alone() if ranks is None else ranks
+        if self.ranks.size > 1 and augment is not None and not getattr(augment, "takes_sample_offset", False):
+            raise UserError("of several processes each would augment by the same random numbers; let augment take the "
+                            "keyword sample_offset and have the attribute takes_sample_offset")
         self.engine_reason = _why_autograd(engine, model, objective)
         self.engine = "sweeps" if self.engine_reason is None else "autograd"
         self.amp = _amp_dtype(amp, self.device)
@@ -74,7 +86,7 @@ class TrainingStep:
         # float32 suffices, since images are float32; float64 models are for tests.
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
-        self._update = Update(model, optimizer)
+        self._update = Update(model, optimizer, self.ranks)
         self._perturbation = None if awp is None else WeightPerturbation(model, awp)
         self.perturbs = awp is not None
         self._average = None if ema is None else WeightAverage(model, ema)
@@ -183,6 +195,7 @@ class TrainingStep:
             return self._loss(x, y)
         crafted = self._crafted(x, y)
         self._loss(x, y, crafted)
+        self._update.share()
         self._perturbation.perturb()
         self._update.again()
         terms = self._loss(x, y, crafted)
@@ -190,7 +203,8 @@ class TrainingStep:
         return terms
 
     def _loss(self, x, y, crafted=None) -> dict[str, torch.Tensor]:
-        prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng, crafted=crafted)
+        prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng,
+                                   sample_offset=self._offset(x), crafted=crafted)
         prepared.accumulate()
         return prepared.terms
 
@@ -200,7 +214,12 @@ class TrainingStep:
             return None
         self.view.start()
         with torch.enable_grad():
-            return program.craft_with_gradient(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng)
+            return program.craft_with_gradient(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng,
+                                               sample_offset=self._offset(x))
+
+    def _offset(self, x) -> int:
+        """The index of the first image within the batch of all processes."""
+        return self.ranks.rank * len(x)
 
     def _finish(self) -> torch.Tensor | None:
         """The optimiser's step and what follows it; returns whether there was none, 0-d bool on the device."""
@@ -232,14 +251,15 @@ class TrainingStep:
     @torch.no_grad()
     def _images(self, x: torch.Tensor) -> torch.Tensor:
         uint8 = x.dtype == torch.uint8
+        place = {"sample_offset": self._offset(x)} if self.ranks.size > 1 and x.dim() else {}
         if getattr(self.augment, "accepts_uint8", False):
-            x = self.augment(x, self.rng, memory_format=self._memory_format)
+            x = self.augment(x, self.rng, memory_format=self._memory_format, **place)
         else:
             if uint8 and x.dim() == 4:
                 x = crop_flip(x, None, padding=0, flip=False, memory_format=self._memory_format)
             elif uint8:
                 x = x.float() / 255
-            x = x if self.augment is None else self.augment(x, self.rng)
+            x = x if self.augment is None else self.augment(x, self.rng, **place)
         x = x.to(self._ramp.dtype) if uint8 else x
         return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 

@@ -6,6 +6,7 @@ import torch
 
 from .gradients import FlatGradients
 from .optimizer_step import OptimizerStep
+from .ranks import Ranks
 from .running_statistics import RunningStatistics
 
 
@@ -13,8 +14,8 @@ class Update:
     """skipped: how many steps were unusable, 0-d int64 on the device; flat: memory of the gradients, None until the
     first step has shown which parameters get one."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
-        self._model, self.optimizer = model, OptimizerStep(optimizer)
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks):
+        self._model, self.optimizer, self._ranks = model, OptimizerStep(optimizer), ranks
         self._statistics = RunningStatistics(model)
         self.flat: FlatGradients | None = None
         self.skipped = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
@@ -44,12 +45,19 @@ class Update:
             self.flat.zero()
         self._statistics.restore()
 
+    def share(self) -> None:
+        """Gradients are the mean over all processes: one message for the whole network, the same bits everywhere, so
+        that all decide alike what follows from them."""
+        self._gather()
+        for buffer in () if self.flat is None else self.flat.buffers:
+            self._ranks.average(buffer)
+
     def finish(self) -> torch.Tensor | None:
         """One step of the optimiser by the gradients, unless one of them is not finite.
 
         Returns whether that was so, 0-d bool on the device; None where nothing has a gradient.
         """
-        self._gather()
+        self.share()
         if self.flat is None:
             return None
         unusable = self.flat.not_finite()

@@ -54,7 +54,7 @@ class YopoStep(TrainingStep):
                 self._first = FirstLayer(self.model, x)
             self._check_way(x)
         how, totals = self.objective.crafting(self._ramp), {}
-        x_adv = ops.random_start(x, how.eps, self.rng)
+        x_adv = ops.random_start(x, how.eps, self.rng, sample_offset=self._offset(x))
         for _ in range(self.passes):
             terms, p = self._full(x_adv, y)
             for name, value in terms.items():

@@ -21,29 +21,31 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
     """Train until the schedule ends it; leaves log.jsonl, last.pt, best.safetensors and curves.png in `out`.
 
     The folder exists and holds config.json. resume: go on from last.pt, on the same device with the same result as
-    without the interruption (bit by bit on a CPU). UserError: too many steps that are not finite; what was saved stays.
+    without the interruption (bit by bit on a CPU). Of several processes the first writes and prints. UserError: too
+    many steps that are not finite, a process that is gone; what was saved stays.
     """
     config, schedule = run.config, run.schedule
     lines, seconds = restore(run, out) if resume else ([], 0.0)
     if not resume:
         save(run, out, seconds)
     per_epoch = len(run.batches) * config.batch_size
-    progress = Progress(config.epochs * per_epoch, schedule.epoch * per_epoch)
+    progress = Progress(config.epochs * per_epoch, schedule.epoch * per_epoch, run.ranks.leads)
     drawn = time.perf_counter()
     try:
         while not schedule.finished:
             line, best = one_epoch(run, progress)
             seconds += line["seconds"]
-            if best:
+            if best and run.ranks.leads:
                 checkpoint.save_weights(out / "best.safetensors", run.network)
             said = overfitted(run, line, best)
-            logs.append(out / "log.jsonl", line)
+            if run.ranks.leads:
+                logs.append(out / "log.jsonl", line)
             save(run, out, seconds)
             lines.append(line)
             progress.line(line, config.epochs, best)
             if said:
                 progress.write(said)
-            if schedule.finished or time.perf_counter() - drawn > DRAW_EVERY:
+            if run.ranks.leads and (schedule.finished or time.perf_counter() - drawn > DRAW_EVERY):
                 curves.draw(lines, out / "curves.png", title(run), best_epoch(run))
                 drawn = time.perf_counter()
     except KeyboardInterrupt:
@@ -54,7 +56,7 @@ def train(run: Run, out: Path, resume: bool = False) -> None:
                         "less") from error
     finally:
         progress.close()
-    if schedule.best_epoch is None and run.watch.since is None:  # the whole run was the ramp
+    if schedule.best_epoch is None and run.watch.since is None and run.ranks.leads:  # the whole run was the ramp
         checkpoint.save_weights(out / "best.safetensors", run.network)
 
 
@@ -69,7 +71,9 @@ def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
     terms = steps(run, number, progress)
     trained = time.perf_counter() - started
     progress.doing("validating")
-    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective)
+    # BatchNorm's running statistics are each process's own until here; those of the first are validated and kept.
+    run.ranks.follow_first([*run.model.buffers(), *run.network.buffers()])
+    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
     eps = config.eps_at(schedule.ramp(number))
     line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad}
     if config.has_adversary:
@@ -92,7 +96,7 @@ def steps(run: Run, number: int, progress: Progress) -> dict[str, float]:
         run.step.ramp = run.schedule.ramp(number - 1 + i / count)
         if tally.add(run.step(x, y), run.step.skipped_on_device):
             progress.write(tally.sentence)
-        progress.step(len(y))
+        progress.step(run.config.batch_size)
     means, say = tally.means()
     if say:
         progress.write(tally.sentence)
@@ -132,10 +136,12 @@ def best_epoch(run: Run) -> int:
 
 
 def save(run: Run, out: Path, seconds: float) -> None:
-    checkpoint.save_last(out / "last.pt", {
+    state = {
         "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step.state_dict(),
         "schedule": run.schedule.state_dict(), "watch": run.watch.state_dict(), "rewinder": run.rewinder.state_dict(),
-        "tally": run.tally.state_dict(), "seconds": seconds})
+        "tally": run.tally.state_dict(), "seconds": seconds}
+    if run.ranks.leads:
+        checkpoint.save_last(out / "last.pt", state)
 
 
 def restore(run: Run, out: Path) -> tuple[list[dict], float]:
@@ -149,7 +155,8 @@ def restore(run: Run, out: Path) -> tuple[list[dict], float]:
         run.watch.load_state_dict(state["watch"])
         run.tally.load_state_dict(state["tally"])
         run.rewinder.load_state_dict(state["rewinder"], run)
-    return logs.truncate(out / "log.jsonl", run.schedule.epoch), state["seconds"]
+    lines = logs.truncate(out / "log.jsonl", run.schedule.epoch) if run.ranks.leads else []
+    return lines, state["seconds"]
 
 
 def title(run: Run) -> str:

@@ -10,10 +10,12 @@ from tqdm import tqdm
 class Progress:
     """The bar is drawn on a terminal only; elsewhere only the lines of the epochs appear."""
 
-    def __init__(self, images: int, done: int = 0):
-        """images: in the whole run; done: before this start (resumed). tqdm's rate is that of this start."""
+    def __init__(self, images: int, done: int = 0, shown: bool = True):
+        """images: in the whole run; done: before this start (resumed). tqdm's rate is that of this start;
+        shown False: say nothing, since another process does."""
+        self.shown = shown
         self.bar = tqdm(total=images, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, smoothing=0.1,
-                        leave=False, disable=not sys.stderr.isatty(), mininterval=0.5)
+                        leave=False, disable=not (shown and sys.stderr.isatty()), mininterval=0.5)
 
     def epoch(self, number: int, epochs: int) -> None:
         self.bar.set_description(f"epoch {number}/{epochs}", refresh=False)
@@ -34,6 +36,8 @@ class Progress:
                    + ("  *" if improved else ""))
 
     def write(self, text: str) -> None:
+        if not self.shown:
+            return
         self.bar.write(text, file=sys.stdout)
         sys.stdout.flush()
 

@@ -12,7 +12,7 @@ from torch import nn
 from .. import data, models, named, objectives
 from ..attacks import PGD
 from ..data import Batches, CropFlip, Dataset
-from ..engine import FreeStep, TrainingStep, YopoStep
+from ..engine import FreeStep, Ranks, TrainingStep, YopoStep
 from ..errors import UserError
 from .config import Config
 from .neighbours import tau
@@ -24,8 +24,9 @@ from .tally import Tally
 
 @dataclass
 class Run:
-    """A run's parts: settings, data, network, training step, batches, schedule and the validation's attack; and what
-    looks after it: for catastrophic overfitting, the way back from it, and steps that are not finite."""
+    """A run's parts: settings, data, network, training step, batches, schedule, the validation's attack, and the
+    processes that share it; and what looks after it: for catastrophic overfitting, the way back from it, and steps that
+    are not finite."""
 
     config: Config
     data: Dataset
@@ -36,9 +37,10 @@ class Run:
     schedule: Schedule
     attack: PGD
     device: torch.device
+    ranks: Ranks
+    tally: Tally
     watch: Watch = field(default_factory=Watch)
     rewinder: Rewinder = field(default_factory=Rewinder)
-    tally: Tally = field(default_factory=Tally)
 
     @property
     def bf16(self) -> bool:
@@ -70,8 +72,10 @@ def load_data(config: Config) -> Dataset:
     return data.limit_evaluation(split, config.max_batches * config.batch_size, config.seed)
 
 
-def prepare(config: Config, dataset: Dataset | None = None) -> Run:
-    """Build a run. UserError: anything that would make it fail. dataset: as `load_data` gives it, if at hand."""
+def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None = None) -> Run:
+    """Build a run. UserError: anything that would make it fail. dataset: as `load_data` gives it, if at hand; ranks:
+    the processes that all build it, None: this one alone."""
+    ranks = Ranks.alone() if ranks is None else ranks
     device = torch.device(config.device)
     torch.backends.cudnn.benchmark = True  # every batch of a run has one shape
     dataset = dataset or load_data(config)
@@ -81,23 +85,25 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Run:
     model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     _try_network(model, dataset, config.model, device)
     model.train()  # before the step is made: its engine depends on dropout being there
+    batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
+                      config.max_batches, (ranks.rank, ranks.size))
+    ranks.follow_first(model.state_dict().values())  # another processor may round the first weights differently
     # Fused, it lets the device skip a step with an unusable gradient and fits into a CUDA graph.
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
                                 weight_decay=config.weight_decay, fused=device.type == "cuda")
-    step = make_step(config, model, optimizer)
-    batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
-                      config.max_batches)
+    step = make_step(config, model, optimizer, ranks)
     schedule = Schedule(config.lr, config.epochs, config.ramp_epochs, config.plateau_epochs,
                         config.schedule == "fixed")
     attack = PGD(config.eps, config.val_step_size, config.val_steps)
-    return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device)
+    return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device, ranks, Tally(ranks.average))
 
 
-def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingStep:
+def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
+              ranks: Ranks | None = None) -> TrainingStep:
     """The step that the method is made of."""
     options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
                "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
-               "awp": config.awp, "ema": config.ema}
+               "awp": config.awp, "ema": config.ema, "ranks": ranks}
     objective = make_objective(config)
     if config.method == "free":
         return FreeStep(model, objective, optimizer, config.replays, **options)
@@ -150,7 +156,8 @@ def describe(run: Run) -> dict:
     sizes = {"num_classes": run.data.num_classes, "in_channels": run.data.in_channels,
              "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
              "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
-             "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters())}
+             "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters()),
+             "processes": run.ranks.size}
     engine = {"engine_used": run.step.engine, "engine_reason": run.step.engine_reason,
               "capture_reason": run.step.capture_reason}
     return {**asdict(run.config), **sizes, **engine, "device_name": device_name, "versions": versions}

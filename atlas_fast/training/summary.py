@@ -21,11 +21,13 @@ def finish(run: Run, out: Path) -> dict:
     overfitting_epochs: at which catastrophic overfitting set in (`overfitting.Watch`), [] for a run without; rewinds:
     what --on-overfitting rewind did; not_finite_steps: steps whose loss or gradient was not finite.
     """
-    checkpoint.load_weights(out / "best.safetensors", run.model)
+    if run.ranks.leads:
+        checkpoint.load_weights(out / "best.safetensors", run.model)
+    run.ranks.follow_first(run.model.state_dict().values())
     config, lines = run.config, logs.read(out / "log.jsonl")
     attack = PGD(config.eps, config.val_step_size, TEST_STEPS)
     measured = measure(run.model, run.data.test_images, run.data.test_labels, attack, run.device,
-                       objective=run.step.objective)
+                       objective=run.step.objective, ranks=run.ranks)
     summary = {
         "dataset": config.dataset, "method": config.method, "steps": config.steps, "model": config.model,
         "n": len(run.data.test_labels), "clean_accuracy": measured["clean_accuracy"],
@@ -36,7 +38,8 @@ def finish(run: Run, out: Path) -> dict:
         "overfitting_epochs": run.watch.onsets, "rewinds": run.rewinder.changes,
         "not_finite_steps": run.tally.total,
         "training_seconds": sum(line["seconds"] for line in lines), "seed": config.seed}
-    write_json(out / "summary.json", summary)
+    if run.ranks.leads:
+        write_json(out / "summary.json", summary)
     return summary
 
 

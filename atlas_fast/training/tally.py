@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -19,10 +20,11 @@ class Tally:
 
     Call `start` before an epoch, `add` after each step, `means` at its end. The terms stay on the device, 100 steps at
     a time. total: steps that were not finite in the whole run; first: where the present row of them began, None where
-    the last step was finite.
+    the last step was finite. average: over the processes that share the run, all of which then decide alike.
     """
 
-    def __init__(self):
+    def __init__(self, average: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows):
+        self._average = average
         self.total = self.in_a_row = 0
         self.first: dict | None = None
 
@@ -56,8 +58,8 @@ class Tally:
 
     def _look(self) -> bool:
         before = self.total
-        for *values, skipped in self._rows[:self._filled].tolist():
-            self.seen += 1
+        for *values, skipped in self._average(self._rows[:self._filled]).tolist():
+            self.seen, skipped = self.seen + 1, round(skipped)
             wrong = [name for name, value in zip(self.names, values, strict=True) if not math.isfinite(value)]
             if wrong or skipped > self.skipped:
                 self._not_finite(wrong)

@@ -9,7 +9,7 @@ from .. import objectives, ops
 from ..attacks import PGD
 from ..attacks.directions import ascend_ce
 from ..data import to_float
-from ..engine import FastNetwork, program
+from ..engine import FastNetwork, Ranks, program
 from ..engine.autograd_view import AutogradView
 from ..objectives import Objective
 
@@ -19,12 +19,13 @@ NAMES = ("clean_accuracy", "robust_accuracy", "adversary_accuracy", "fgsm_accura
 
 
 def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack: PGD, device: torch.device,
-            bf16: bool = False, objective: Objective | None = None) -> dict[str, float]:
+            bf16: bool = False, objective: Objective | None = None, ranks: Ranks | None = None) -> dict[str, float]:
     """The five numbers of `NAMES`, means over the images, in eval mode; the model's mode is restored.
 
     images: uint8 or float32 [N,C,H,W], moved to `device` in batches of 500; labels: int64 [N]. attack: the validation's
     PGD, at the final eps. objective: whose adversary x' is (at the final eps); None, or one without an adversary: the
     paper's one step from a random start, step 1.25 eps. bf16: the network under autocast (x and x' stay float32).
+    ranks: the processes that share the batches; the figures do not depend on how many there are.
 
     robust_accuracy: right at x and under `attack`, as in `evaluate`.
     adversary_accuracy, fgsm_accuracy: right at x', and under plain FGSM (from x, step eps), whatever is said of x,
@@ -39,9 +40,12 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
     if objective is None or objective.crafting() is None:
         objective = objectives.adv(eps=attack.eps)
     view = AutogradView(model, bn_mode="eval", amp=torch.bfloat16 if bf16 else None)
-    totals = torch.zeros(len(NAMES), dtype=torch.float64, device=device)
+    ranks = Ranks.alone() if ranks is None else ranks
+    starts = range(0, len(labels), BATCH)
+    # A row for each batch, filled by one process, so that neither the sums' order nor rounding depends on their number.
+    sums = torch.zeros(len(starts), len(NAMES), dtype=torch.float64, device=device)
     try:
-        for first in range(0, len(labels), BATCH):
+        for batch, first in list(enumerate(starts))[ranks.rank::ranks.size]:
             x = to_float(images[first:first + BATCH].to(device))
             y = labels[first:first + BATCH].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -53,10 +57,10 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
                 robust = right & _right(model, x_pgd, y)
                 logits, norm = _projected(model, x_adv, rng, first)
             counts = [found.sum().double() for found in (right, robust, logits.argmax(1) == y, fgsm)]
-            totals += torch.stack([*counts, norm.double()])
+            sums[batch] = torch.stack([*counts, norm.double()])
     finally:
         model.train(training)
-    return dict(zip(NAMES, (totals / len(labels)).tolist(), strict=True))
+    return dict(zip(NAMES, (ranks.add(sums).sum(0) / len(labels)).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -1,0 +1,100 @@
+"""What a process knows of the others that run the same step, each on its part of the batch (torch.distributed)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+
+LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and "
+        "--resume goes on from it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """rank: this process, 0..size - 1; size: how many there are; group: over which they talk, None: nothing to say.
+
+    Every method is called by all processes, in the same order. Raises UserError where another process is gone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        return cls()
+
+    @classmethod
+    def of_group(cls, group: dist.ProcessGroup | None = None) -> Ranks:
+        """The processes of an initialised group; None: the default one."""
+        group = dist.group.WORLD if group is None else group
+        return cls(dist.get_rank(group), dist.get_world_size(group), group)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place and the same bits everywhere; can be part of a CUDA graph (NCCL)."""
+        if self.group is not None:
+            with _or_lost():
+                dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def average(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over all processes, in place: of means over equal parts of a batch, the mean over the batch."""
+        return tensor if self.group is None else self.add(tensor.mul_(1 / self.size))
+
+    def average_terms(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The mean of each 0-d tensor over all processes, new memory; one message for all."""
+        if self.group is None:
+            return terms
+        return dict(zip(terms, self.average(torch.stack(list(terms.values()))).unbind(), strict=True))
+
+    def follow_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Every process's tensors become those of process 0, in place."""
+        if self.group is None:
+            return
+        with _or_lost(), torch.no_grad():
+            for tensor in tensors:
+                # Packed, since a channels-last weight is not contiguous.
+                packed = tensor.detach().contiguous()
+                dist.broadcast(packed, group=self.group, group_src=0)
+                tensor.copy_(packed)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """[N, ...] of every process -> [size N, ...], by rank."""
+        if self.group is None:
+            return rows
+        parts = [torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for _ in range(self.size)]
+        with _or_lost():
+            dist.all_gather(parts, rows.contiguous(), group=self.group)
+        return torch.cat(parts)
+
+    def part(self, rows: torch.Tensor) -> torch.Tensor:
+        """This process's rows of what `gather` gave, on any number of processes that divides them."""
+        each = len(rows) // self.size
+        return rows[self.rank * each:(self.rank + 1) * each]
+
+    def wait(self, device: torch.device) -> None:
+        """Until all processes are here. device: where the run computes, which decides who carries the message."""
+        self.add(torch.zeros((), device=device))
+        if self.group is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def _or_lost():
+    try:
+        yield
+    except RuntimeError as error:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise  # it cannot be recorded, which says nothing of the others
+        raise UserError(LOST) from error
