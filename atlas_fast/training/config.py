@@ -31,6 +31,7 @@ class Config:
     the validation and of the test, for trials. replays: of Free; passes: YOPO's m; tau, omega: of FAT's early stop, tau
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
+    on_overfitting: what a run does when catastrophic overfitting sets in.
     """
 
     dataset: str

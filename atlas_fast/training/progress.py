@@ -31,7 +31,8 @@ class Progress:
         terms = " ".join(f"{name} {line[name]:.4g}" for name in ("loss", "ce", "kl", "jacobian") if name in line)
         self.bar.set_postfix_str("", refresh=False)
         self.write(f"epoch {line['epoch']:>3}/{epochs}  lr {line['lr']:.3g}  eps {line['eps']:.4f}  {terms}  "
-                   f"val clean {line['clean_accuracy']:.2%} robust {line['robust_accuracy']:.2%}  "
+                   f"val clean {line['clean_accuracy']:.2%} robust {line['robust_accuracy']:.2%} "
+                   f"adversary {line['adversary_accuracy']:.2%}  "
                    f"|J|^2 {line['jacobian_norm']:.4g}  {line['seconds']:.1f} s  {line['ms_per_batch']:.1f} ms/batch"
                    + ("  *" if improved else ""))
 

@@ -1,4 +1,4 @@
-"""Back to the best checkpoint with a larger Jacobian weight, which appendix E of the paper suggests."""
+"""Back to the best checkpoint with a larger Jacobian weight: what appendix E suggests against overfitting."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class Tally:
     def means(self) -> tuple[dict[str, float], bool]:
         """The means of the terms, and whether something is to be said, as in `add`. UserError as in `add`."""
         say, counted = self._look(), self.seen - self.bad
-        if not counted:
-            self._stop(f"all {self.bad} steps of epoch {self.epoch} were not finite", self.worst)
+        if not counted:  # an epoch of one step
+            self._stop(f"all steps of epoch {self.epoch} were not finite", self.worst)
         return {name: total / counted for name, total in zip(self.names, self.sums, strict=True)}, say
 
     def _look(self) -> bool:

@@ -1,4 +1,4 @@
-"""What is measured after each epoch, on images in memory: the curves of figure 11, and the FGSM accuracies."""
+"""What is measured after each epoch, on images in memory: the paper's figure 11, and the accuracies under FGSM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack
     adversary_accuracy, fgsm_accuracy: right at x', and under plain FGSM (from x, step eps), whatever is said of x,
     since a network that has overfitted to one-step adversaries may know them better than the images themselves.
     jacobian_norm: C*||v^T J||^2 at x', v uniform on the unit sphere (equation 12's estimate).
-    With PGD-k they take 3 forward-backward passes beside the k + 1 of the PGD accuracy, or 2 where x' is PGD's already.
+    Beside PGD's k forward-backward passes and the forward one at its end, these take 3 forward-backward passes (at x,
+    to make x' in one step, at x') and a forward one.
     """
     training = model.training
     model.eval()

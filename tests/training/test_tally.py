@@ -71,7 +71,7 @@ def test_short_epochs():
     assert means == {"loss": 3.0, "kl": 6.0}
     with pytest.raises(UserError, match="2 of the 3 steps of epoch 1 were not finite, the first at batch 1"):
         feed(Tally(), [NAN, 3.0, NAN])
-    with pytest.raises(UserError, match="all 2 steps of epoch 1 were not finite, the first at batch 1"):
+    with pytest.raises(UserError, match="2 of the 2 steps of epoch 1 were not finite, the first at batch 1"):
         feed(Tally(), [NAN, NAN])
     with pytest.raises(UserError, match=r"the first at batch 1 of epoch 1 \(term: a gradient\)"):
         feed(Tally(), [1.0], skipped=(0,))
@@ -103,8 +103,7 @@ def test_a_run_outlives_one_bad_batch(small_run, read_log, monkeypatch, capsys):
 
 def test_a_run_of_bad_batches_ends_with_what_was_saved(small_run, read_log, monkeypatch, tmp_path):
     break_steps(monkeypatch, range(3, 9))
-    first = r"the first at batch 1 of epoch 2 \(term: ce"
-    with pytest.raises(UserError, match=f"3 of the 3 steps of epoch 2 were not finite, {first}"):
+    with pytest.raises(UserError, match=r"3 of the 3 steps of epoch 2 .* first at batch 1 of epoch 2 \(term: ce"):
         small_run("--epochs", "4")
     folder = tmp_path / "run"
     assert len(read_log(folder)) == 1 and checkpoint.load_last(folder / "last.pt")["schedule"]["epoch"] == 1
