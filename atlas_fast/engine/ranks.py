@@ -95,6 +95,7 @@ def _or_lost():
     try:
         yield
     except RuntimeError as error:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise  # it cannot be recorded, which says nothing of the others
-        raise UserError(LOST) from error
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if capturing or isinstance(error, torch.OutOfMemoryError):
+            raise  # says nothing of the others
+        raise UserError(f"{LOST} ({(str(error).splitlines() or [type(error).__name__])[0]})") from error

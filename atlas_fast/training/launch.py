@@ -40,8 +40,14 @@ def launched() -> Iterator[Ranks]:
 
 
 def check_device(device: str, ranks: Ranks) -> None:
-    """UserError: one GPU for all of several processes."""
-    if ranks.size > 1 and torch.device(device).type == "cuda" and torch.device(device).index is not None:
+    """UserError: one GPU for several processes, which NCCL does not take."""
+    if ranks.size == 1 or torch.device(device).type != "cuda":
+        return
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > gpus:
+        raise UserError(f"{here} processes need as many GPUs, and this machine has {gpus}; lower --nproc-per-node or "
+                        "give --device cpu")
+    if torch.device(device).index is not None:
         raise UserError(f"--device {device} is one GPU for {ranks.size} processes; give --device cuda, and each takes "
                         "its own")
 
@@ -77,7 +83,7 @@ def _first_to_say(store: dist.Store, message: str) -> bool:
     """Whether no other process has said this; that one is lost, no other has said anything."""
     try:
         said = store.add("atlas_fast errors", 1) > 1
-        if message == LOST:
+        if message.startswith(LOST):
             return not said
         return store.add(f"atlas_fast error {message}", 1) == 1
     except RuntimeError:  # whoever kept the store is gone

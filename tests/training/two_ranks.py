@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,7 +13,9 @@ from atlas_fast.attacks import PGD
 from atlas_fast.data import Batches, CropFlip
 from atlas_fast.engine import FreeStep, Ranks, TrainingStep, YopoStep
 from atlas_fast.errors import UserError, run_cli
-from atlas_fast.training import launch, loop, validation
+from atlas_fast.training import launch, loop, setup, validation
+from atlas_fast.training.config import resolve
+from atlas_fast.training.progress import Progress
 
 ATLAS = dict(eps=0.1, alpha=0.3, beta=0.7, steps=1)
 CASES = {
@@ -37,6 +40,7 @@ def steps(npz: str) -> None:
         messages(ranks)
         batches(ranks)
         validated(ranks)
+        normalised(ranks, npz)
         refused(ranks, npz)
 
 
@@ -85,6 +89,7 @@ def same_as_one(name: str, ranks: Ranks) -> None:
 
 
 def assert_close(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
+    a, b = a.detach(), b.detach()
     error = float((a - b).abs().max() / b.abs().max().clamp_min(1e-3))
     assert error < 1e-9, f"{what}: {error}"
 
@@ -142,22 +147,37 @@ def validated(ranks: Ranks) -> None:
     assert validation.measure(model, images, labels, attack, cpu, ranks=ranks) == one and one["jacobian_norm"] > 0
 
 
+def normalised(ranks: Ranks, npz: str) -> None:
+    """BatchNorm's running statistics part within an epoch and are those of the first process after it."""
+    config = resolve({"dataset": "npz", "data_dir": npz, "model": "wrn-10-1", "device": "cpu", "batch_size": 8,
+                      "eps": 0.1, "alpha": 0.01, "beta": 0.5, "epochs": 2, "max_batches": 1, "ema": 0.9})
+    run = setup.prepare(config, ranks=ranks)
+    means = [b for name, b in run.model.named_buffers() if name.endswith("running_mean")]
+    loop.one_epoch(run, Progress(1, shown=False))
+    assert means and means[0].any()
+    for tensor in (*run.model.state_dict().values(), *run.network.state_dict().values()):
+        first, second = ranks.gather(tensor[None])
+        assert torch.equal(first, second)
+    loop.steps(run, 2, Progress(1, shown=False))
+    first, second = ranks.gather(means[0][None])
+    assert not torch.equal(first, second)
+
+
 def refused(ranks: Ranks, npz: str) -> None:
-    for options, why in ((("--batch-size", "31"), "2 processes cannot share a batch of 31 equally"),):
-        try:
-            train.train(["--dataset", "npz", "--data-dir", npz, "--model", "small_cnn", "--device", "cpu", *options,
-                         "--out", f"{npz}.refused"], ranks)
-        except UserError as error:
-            assert why in str(error), error
-        else:
-            raise AssertionError(f"{options} was not refused")
-    assert not os.path.exists(f"{npz}.refused")
-    try:
-        launch.check_device("cuda:0", ranks)
-    except UserError as error:
-        assert "give --device cuda" in str(error)
-    else:
-        raise AssertionError("one GPU for two processes was not refused")
+    model, out = net(), f"{npz}.refused"
+    with pytest.raises(UserError, match="2 processes cannot share a batch of 31 equally"):
+        train.train(["--dataset", "npz", "--data-dir", npz, "--model", "small_cnn", "--device", "cpu", "--batch-size",
+                     "31", "--epsilon", "0.1", "--alpha", "0", "--beta", "0", "--out", out], ranks)
+    assert not os.path.exists(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_WORLD_SIZE", "2")
+        for gpus, device, why in ((2, "cuda:0", "give --device cuda"), (1, "cuda", "2 processes need as many GPUs")):
+            patch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+            with pytest.raises(UserError, match=why):
+                launch.check_device(device, ranks)
+    with pytest.raises(UserError, match="takes_sample_offset"):
+        TrainingStep(model, objectives.jac(alpha=0.5), torch.optim.SGD(model.parameters(), 0.1), ranks=ranks,
+                     augment=lambda x, rng: x)
 
 
 def die_in_epoch(number: int) -> None:
