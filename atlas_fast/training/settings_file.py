@@ -61,7 +61,7 @@ def _parsed(path: Path, parser: argparse.ArgumentParser, settings: dict) -> dict
     flags = {action.dest: action.option_strings[0] for action in parser._actions}
     arguments = []
     for name, value in settings.items():
-        if name == "method" and value == OWN:
+        if name == "method" and value == OWN and "objective" in settings:
             continue  # says no more than the objective beside it
         if isinstance(value, bool | list | dict):
             raise UserError(f"--config {path}: {name} takes one value, not {value!r}")

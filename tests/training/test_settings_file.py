@@ -70,6 +70,7 @@ def test_a_run_from_a_runs_file_is_the_same_run(small_run):
     ('{"epochs": 1.5}', "--epochs: invalid int"), ('{"epochs": true}', "epochs takes one value"),
     ('{"lr": [1]}', "lr takes one value"), ('{"lr": NaN}', "--lr must be a number above 0"),
     ('{"eps": 1e999}', "--epsilon must be"), ('{"method": "adv", "alpha": 1}', "adv has no alpha"),
+    ('{"method": "own"}', "--method must be one of"),
     ('{"dataset": "--resume"}', "--dataset must be one of"), ('{"val_steps": 0}', "val_steps must be a whole number"),
     ('{"val_step_size": "1"}', "val_step_size must be a number"), ('{"val_steps": 1.5}', "whole number"),
     ('{"engine_used": "sweeps", "versions": {}, "batch_size": 0}', "--batch-size must be")])
