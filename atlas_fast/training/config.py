@@ -181,7 +181,7 @@ def _check_used(method: str, given: dict) -> None:
     """An option that this method would ignore is a mistake."""
     if "step_size" in given and method in ("plain", "jac"):
         raise UserError(f"{method} has no adversary: leave --step-size away")
-    if "on_overfitting" in given and method in ("plain", "jac"):
+    if given.get("on_overfitting", "continue") != "continue" and method in ("plain", "jac"):
         raise UserError(f"{method} has no adversary to overfit to: leave --on-overfitting away")
     if given.get("on_overfitting") == "rewind" and method in ("free", "yopo"):
         raise UserError(f"rewind raises the weight of the Jacobian term, which {method} cannot have; give stop or "

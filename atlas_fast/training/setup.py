@@ -55,8 +55,8 @@ class Run:
     def begin_epoch(self, number: int) -> None:
         """Settings that change with the epoch (from 1): FAT's tau, and whether the weights are perturbed."""
         config, objective = self.config, self.step.objective
-        # Dropout and its like draw from torch's generator, which no checkpoint holds.
-        torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)
+        # Dropout and its like draw from torch's generator, which no checkpoint holds; each process has its own draws.
+        torch.manual_seed((config.seed * 1_000_003 + number + self.ranks.rank * 2**40) % 2**63)
         if config.method == "fat" and objective.tau != (now := tau(config.tau, number, config.epochs)):
             self.step.objective = objective.replace(tau=now)
         self.step.perturbs = config.awp is not None and number > (config.awp_warmup or 0)
