@@ -152,3 +152,19 @@ def test_chance_and_intervals():
     assert low == pytest.approx(0.4038, abs=1e-4) and high == pytest.approx(0.5962, abs=1e-4)
     assert wilson(0.0, 10)[0] == 0 and wilson(0.0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
     assert wilson(1.0, 10)[1] == pytest.approx(1)
+
+
+def test_fixed_steps_that_do_not_suit_the_network():
+    correct = np.arange(100) < 95
+    steps = {"steps": 1000}
+    pgd, apgd = np.arange(100) % 10 == 0, np.arange(100) % 5 == 0
+    parts = np.where(~correct, "clean", np.where(apgd, "apgd-ce", np.where(np.arange(100) % 7 == 0, "square", "")))
+    cascade = result(parts != "", details={"part": parts})
+    for name, one in (("apgd-ce", result(apgd)), ("autoattack", cascade)):
+        (found,) = [line for line in masking.signs(correct, {"pgd-1000": result(pgd, steps), name: one})
+                    if "flatter" in line]
+        assert found.startswith(f"{'' if name == 'apgd-ce' else 'APGD-CE within '}{name} breaks 9 of 95 images that")
+        for quiet in ({"steps": 20}, steps):  # few steps may be worse; equal ones are no sign
+            other = result(pgd if quiet["steps"] == 20 else apgd, quiet)
+            found = masking.signs(correct, {f"pgd-{quiet['steps']}": other, name: one})
+            assert not any("flatter" in line for line in found)
