@@ -173,3 +173,20 @@ def test_yopo_by_the_sweeps_is_refused_before_anything_is_written(small_run, tmp
     with pytest.raises(UserError, match="engine='sweeps' cannot run this: YOPO"):
         small_run("--method", "yopo", "--engine", "sweeps")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rewind_takes_the_average_back_too():
+    given = {"dataset": "digits", "method": "adv", "ema": 0.9, "device": "cpu", "on_overfitting": "rewind"}
+    run = prepare(resolve(given))
+    batches = iter(run.batches.epoch(0))
+    run.step(*next(batches))
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.rewinder.remember(run)
+    for _ in range(3):
+        run.step(*next(batches))
+    after = run.network.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    run.rewinder.rewind(run)
+    assert all(torch.equal(value, run.network.state_dict()[name]) for name, value in before.items())
+    assert run.step.objective.penalised_point == "adv" and run.step.state_dict()["step"] == 4
+    run.step(*next(batches))
