@@ -5,7 +5,8 @@
     python -m atlas_fast.reproduce table1 --dataset mnist --schedule fixed --epochs 70
 
 table1 ... table5, figure4 ... figure17. Finished runs are skipped and interrupted ones go on; tables and figures share
-the runs that they have in common. OUT receives NAME-DATASET.md and .json (figures also .png), and OUT/runs the runs.
+the runs that they have in common. OUT receives NAME-DATASET.md, .json and
+.png (a figure, or the trainings behind a table), and OUT/runs the runs.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--beside", metavar="PART", help="the part of the paper to set beside another data set: mnist, "
                                                     "cifar10 or cifar100")
     p.add_argument("--rows", nargs="+", metavar="ROW", help="only these, as one-step-adv (default: all)")
+    p.add_argument("--also", nargs="+", metavar="METHOD", help="further rows with their authors' settings: n_fgsm mart "
+                                                               "nuat grad_align llr free fat yopo")
     args, rest = p.parse_known_args(argv)
-    plan = planning.shrunken(named(args.what, args.dataset, args.beside), args.rows, args.attacks)
+    plan = planning.chosen(named(args.what, args.dataset, args.beside), args.rows, args.attacks, args.also)
     everything = planning.arrange(plan, options.parse(rest), args)
 
     def write() -> str:
         found = report.collect(plan, everything.runs_of, everything.notes)
+        logs_of_runs = _logs(plan, everything)
         if plan.name == "figure11":
-            found["logs"] = _logs(plan, everything)
+            found["logs"] = logs_of_runs
         text = report.write(found, everything.stem)
-        return f"{text}\n{_picture(plan, found, everything.stem)}{everything.stem}.md"
+        return f"{text}\n{_picture(plan, {**found, 'logs': logs_of_runs}, everything.stem)}{everything.stem}.md"
 
     return campaign.carry_out(everything.runs, args, write)
 
@@ -65,17 +69,19 @@ def named(what: str, dataset: str | None, beside: str | None) -> Plan:
 
 
 def _logs(plan: Plan, everything: planning.Arranged) -> list[dict]:
-    """Figure 11's numbers: the lines of log.jsonl of every run that has begun."""
+    """The lines of log.jsonl of every run that has begun: the numbers of figure 11, and of the picture of a table."""
     found = [{"label": f"{row.label}, seed {run.seed}", "lines": logs.read(run.folder / "log.jsonl")}
              for row in plan.rows for run in everything.runs_of[row]]
     return [one for one in found if one["lines"]]
 
 
 def _picture(plan: Plan, found: dict, stem: Path) -> str:
-    """Draw a figure as far as its runs are finished. Returns its path, a line."""
+    """Draw a figure, or a table's trainings, as far as the runs have got. Returns its path, a line."""
     path = stem.with_name(stem.name + ".png")
-    if found.get("logs"):
+    if plan.name == "figure11" and found["logs"]:
         plots.overfitting(found, path)
+    elif plan.name.startswith("table") and found["logs"]:
+        plots.training(found, path)
     elif plan.axis and any(cell["ours"] for row in found["rows"] for cell in row["cells"].values()):
         plots.sweep(found, path, plan.log_axis)
     else:

@@ -13,7 +13,7 @@ from ..training.defaults import DEFAULTS
 from . import options, paper
 from .campaign import devices, folder, seeds
 from .runs import Run, is_transfer
-from .specs import Plan, Row, attack_name, weights_text, with_attacks, with_rows
+from .specs import Plan, Row, attack_name, weights_text, with_attacks, with_neighbours, with_rows
 
 _OF_THE_ROW = ("method", "steps", "alpha", "beta", "seed", "step_size")  # what tells one row from another
 SURROGATE_SEED = 1000  # unlike that of any row, so that the surrogate shares no weights with one
@@ -30,10 +30,13 @@ class Arranged:
     notes: tuple[str, ...]
 
 
-def shrunken(plan: Plan, rows: Sequence[str] | None, attacks: Sequence[str] | None) -> Plan:
-    """The plan with these rows and attacks alone."""
+def chosen(plan: Plan, rows: Sequence[str] | None, attacks: Sequence[str] | None,
+           also: Sequence[str] | None = None) -> Plan:
+    """The plan with these of its rows, these attacks, and rows for further methods."""
     if rows:
         plan = replace(plan, rows=with_rows(plan.rows, rows))
+    if also:
+        plan = replace(plan, rows=with_neighbours(plan.rows, also, plan.dataset))
     if attacks:
         model = DEFAULTS[plan.dataset].model
         named = [attack_name(attack, model) or attack for attack in attacks]  # "untargeted" is the paper's
@@ -102,10 +105,11 @@ def _notes(plan: Plan, given: dict, args: argparse.Namespace) -> list[str]:
                for key, value in given.items() if key not in options.PLACE]
     if changed:
         notes.append(f"Changed for all rows: {'; '.join(changed)}.")
+    guided = "" if given.get("schedule") == "fixed" else "the learning rate guided and "
     notes.append(f"{'Otherwise t' if changed else 'T'}he settings are the defaults of {plan.dataset}"
                  + (", those of appendix B" if plan.dataset in paper.PARTS else "")
-                 + f": {standard.model}, at most {standard.epochs} epochs, the learning rate guided by the robust "
-                 "accuracy of the validation, the best epoch by it.")
+                 + f": {standard.model}, at most {standard.epochs} epochs, {guided}the best epoch chosen by the robust "
+                 "accuracy of the validation.")
     if args.limit is not None and plan.attacks:
         notes.append(f"Evaluated on {args.limit} test images drawn by seed 0, the same for all rows.")
     for column in plan.columns:

@@ -1,4 +1,4 @@
-"""The paper's figures as pictures, from what `report.collect` gives or from the runs' logs (figure 11)."""
+"""Figures, and the trainings behind a table, as pictures: from what `report.collect` gives or from the runs' logs."""
 
 from __future__ import annotations
 
@@ -74,6 +74,38 @@ def overfitting(report: dict, path: Path) -> None:
             axes.set_ylim(0 if column == 1 else low, high)
     figure.suptitle(_heading(report))
     _save(figure, path)
+
+
+def training(report: dict, path: Path) -> None:
+    """Beside a table: robust accuracy, clean accuracy and Jacobian norm on the validation images, a line a row.
+
+    report["logs"]: [{"label", "lines" of log.jsonl}], the further seeds of a row in its colour, thin."""
+    figure, (panels,) = _figure(15, 4.6, 1, 3)
+    rows = list(dict.fromkeys(_row(log) for log in report["logs"]))
+    begun = set()
+    for log in report["logs"]:
+        at, first = rows.index(_row(log)), _row(log) not in begun
+        begun.add(_row(log))
+        style = {"color": COLOURS[at % len(COLOURS)], "linestyle": ("-", "--")[at // len(COLOURS) % 2],
+                 "linewidth": 1.6 if first else 0.8, "label": _row(log) if first else None}
+        epochs = [line["epoch"] for line in log["lines"]]
+        for axes, key, scale in zip(panels, ("robust_accuracy", "clean_accuracy", "jacobian_norm"), (100, 100, 1),
+                                    strict=True):
+            axes.plot(epochs, [scale * line[key] for line in log["lines"]], **style)
+    titles = ("robust accuracy in % (PGD)", "clean accuracy in %", r"$\|J\|_F^2$ (estimate)")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set(title=f"{title}, validation", xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[2].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(rows)),
+                  frameon=False)
+    figure.suptitle(_heading(report))
+    _save(figure, path)
+
+
+def _row(log: dict) -> str:
+    return log["label"].rpartition(", seed")[0]
 
 
 def _series(report: dict, key: str) -> dict[str, list[tuple[float, dict]]]:

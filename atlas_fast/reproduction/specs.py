@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UserError
+from ..training.config import resolve
 from ..training.defaults import DEFAULTS
 from . import paper
 
 NAMES = {"jac": "JAC", "adv": "ADV", "trades": "TRADES", "atlas": "ATLAS", "atlas_l": "ATLAS-l", "atlas_g": "ATLAS-g",
-         "tradesjac": "TradesJac", "plain": "plain"}
+         "tradesjac": "TradesJac", "plain": "plain", "n_fgsm": "N-FGSM", "mart": "MART", "nuat": "NuAT",
+         "grad_align": "GradAlign", "llr": "LLR", "free": "Free", "fat": "FAT", "yopo": "YOPO"}
 _COUNT = {0: "zero", 1: "one", 5: "five", 10: "ten", 20: "twenty"}
 _ONE_STEP = ("adv", "trades", "atlas")
 
@@ -132,6 +134,22 @@ def with_rows(rows: Sequence[Row], wanted: Sequence[str]) -> tuple[Row, ...]:
             raise UserError(f"no row is called {name!r}; the rows: {', '.join(by_name)}")
     chosen = {_plain(name) for name in wanted}
     return tuple(one for name, one in by_name.items() if name in chosen)
+
+
+def with_neighbours(rows: Sequence[Row], methods: Sequence[str], dataset: str) -> tuple[Row, ...]:
+    """The rows, and one for each of these methods with its authors' settings. UserError: one that has a row already."""
+    found = list(rows)
+    for method in methods:
+        settings = resolve({"dataset": dataset, "method": method})
+        if settings.method == "plain":
+            raise UserError("--also plain: plain training withstands nothing, so no attack of the table says anything")
+        weights = {key: value for key in ("alpha", "beta") if (value := getattr(settings, key)) is not None}
+        options = {"method": method, "steps": settings.steps, **weights}
+        label = f"{_COUNT.get(settings.steps, settings.steps)}-step {NAMES[method]}"
+        if any(row.label == label for row in found):
+            raise UserError(f"--also {method}: the table has a row of {label} already")
+        found.append(Row(label, options))
+    return tuple(found)
 
 
 def weights_text(given: dict) -> str:

@@ -6,7 +6,7 @@ from atlas_fast.errors import UserError
 from atlas_fast.reproduce import named
 from atlas_fast.reproduction import options, paper
 from atlas_fast.reproduction.figures import FIGURES
-from atlas_fast.reproduction.planning import shrunken
+from atlas_fast.reproduction.planning import chosen
 from atlas_fast.reproduction.specs import with_attacks, with_rows
 from atlas_fast.training.config import resolve
 
@@ -125,7 +125,7 @@ def test_rows_and_attacks_by_name():
         "clean": None, "transfer": None, "pgd-20": "pgd-20", "pgd-1000": None, "untargeted": "untargeted-10-1",
         "multitargeted": None, "pgd-5": "pgd-5", "time": None}
     assert [column.key for column in with_attacks(plan.columns, ["pgd-5"], False)] == ["clean", "pgd-5", "time"]
-    bare = shrunken(plan, None, ["untargeted", "transfer"]).attacks
+    bare = chosen(plan, None, ["untargeted", "transfer"]).attacks
     assert sorted(bare) == ["transfer-1000", "untargeted-100-10"]
     with pytest.raises(UserError, match="one column"):
         with_attacks(plan.columns, ["rays", "rays-100"], True)
@@ -138,3 +138,20 @@ def test_rows_and_attacks_by_name():
 def test_wrong_names(what, dataset, beside, message):
     with pytest.raises(UserError, match=message):
         named(what, dataset, beside)
+
+
+def test_neighbours_join_a_table_with_their_authors_settings():
+    plan = chosen(named("table2", "cifar10", None), ["one-step-adv", "one-step-trades"], None,
+                  ["n_fgsm", "nuat", "mart", "free"])
+    assert [row.label for row in plan.rows] == ["one-step ADV", "one-step TRADES", "one-step N-FGSM", "one-step NuAT",
+                                                "ten-step MART", "one-step Free"]
+    assert all(row.paper is None for row in plan.rows[2:])
+    for row in plan.rows[2:]:  # the options are complete: they resolve to what the method alone would give
+        alone = resolve({"dataset": "cifar10", "method": row.options["method"]})
+        assert resolve({"dataset": "cifar10", **row.options}) == alone
+    with pytest.raises(UserError, match="a row of one-step ADV already"):
+        chosen(plan, None, None, ["adv"])
+    with pytest.raises(UserError, match="withstands nothing"):
+        chosen(plan, None, None, ["plain"])
+    with pytest.raises(UserError, match="--method must be"):
+        chosen(plan, None, None, ["fgsm"])

@@ -58,6 +58,7 @@ def test_two_rows_of_table_1(here, capsys):
         settings = json.loads(transfer.read_text())["attacks"]["transfer-2"]["settings"]
         assert settings["steps"] == 2 and settings["step_size"] == 0.01 == measured["settings"]["step_size"]
     assert len(list((here / "runs/reproduce/transfer").iterdir())) == 1  # both rows met the same adversaries
+    assert stem.with_name(stem.name + ".png").stat().st_size > 20_000  # the curves of its trainings
     text = stem.with_name(stem.name + ".md").read_text()
     assert "(99.49)" in text and "(96.36)" in text  # the paper's clean and black-box figures beside ours
     for sentence in ("epochs 2 instead of 30", "20 test images drawn by seed 0", "`transfer-2`, in the paper `transfer",
