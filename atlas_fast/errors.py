@@ -12,6 +12,15 @@ class UserError(ValueError):
     """Wrong use. The message is one clear sentence: what was wrong and what would be right."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ended by a signal, after saving; the message says where and how to go on. status: the exit status, by convention
+    128 and the signal's number (SIGINT 130, SIGTERM 143)."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number, self.status = number, 128 + number
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, but a wrong option raises UserError instead of printing the usage."""
 
@@ -22,7 +31,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line's `main` and exit with its status.
 
-    UserError becomes one line on stderr and exit status 2; Ctrl-C a short line and status 130.
+    UserError becomes one line on stderr and exit status 2; Ctrl-C a short line and status 130, SIGTERM, where it is
+    handled, 143.
     """
     try:
         status = main() or 0
@@ -32,7 +42,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         status = 2
     except KeyboardInterrupt as error:
         print(f"\natlas_fast: {str(error) or 'interrupted'}", file=sys.stderr)
-        status = 130
+        status = getattr(error, "status", 130)
     except BrokenPipeError:
         sys.stderr.close()
         status = 1

@@ -29,12 +29,12 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, model: str | n
         return _from_file(path, model, num_classes, in_channels, image_size).to(device).eval()
     config, whole = read_config(path)
     network = models.create(config.model, whole["num_classes"], whole["in_channels"], whole["image_pixels"])
-    best, last = path / "best.safetensors", path / "last.pt"
+    best = path / checkpoint.BEST
     if best.is_file():
         checkpoint.load_weights(best, network)
     else:
-        state = checkpoint.load_last(last)
-        checkpoint.fill(network, state["step"].get("average", state)["model"], last)
+        state, _ = checkpoint.load_latest(path)
+        checkpoint.fill(network, state["step"].get("average", state)["model"], path / checkpoint.LAST)
     return network.to(device).eval()
 
 

@@ -6,6 +6,7 @@ The run's folder receives config.json, log.jsonl, last.pt, best.safetensors, cur
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import torch
 from .data import NAMES, Dataset
 from .engine import Ranks
 from .errors import ArgumentParser, UserError, run_cli
-from .training import files, launch, loop, settings_file
+from .training import checkpoint, files, launch, loop, saving, settings_file
 from .training.config import Config, differing, read_config, resolve
 from .training.defaults import METHODS
+from .training.lock import locked
 from .training.setup import Run, describe, load_data, prepare
 from .training.summary import finish, read_summary, table
 
-RUN_FILES = ("config.json", "log.jsonl", "last.pt", "best.safetensors", "summary.json")
+RUN_FILES = ("config.json", "log.jsonl", *checkpoint.CHECKPOINTS, checkpoint.BEST, "summary.json")
 
 
 def parser() -> ArgumentParser:
@@ -96,6 +98,8 @@ def parser() -> ArgumentParser:
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
     where.add_argument("--config", metavar="FILE", help="settings for what is not given here: a run's config.json")
+    where.add_argument("--save-minutes", type=float, metavar="M", help="save after so many minutes of a long epoch as "
+                                                                       f"well (default: {saving.MINUTES:.0f})")
     where.add_argument("--resume", action="store_true", help="go on with the run in --out; its settings need not be "
                                                              "given again (torchrun --max-restarts: or begin it)")
     return p
@@ -114,27 +118,27 @@ def train(argv: list[str] | None, ranks: Ranks) -> int:
     if file is not None:
         given, validation = settings_file.merge(Path(file), parser(), given)
     out, resume, baseline = given.pop("out"), given.pop("resume"), given.pop("baseline")
+    minutes = saving.check_minutes(given.pop("save_minutes"))
     if resume and out and launch.may_restart() and not holds(Path(out)):
         resume = False  # torchrun repeats the first start's command, which so names --resume before there is a run
     if resume and out:
-        config = resumed(given, Path(out))
+        config = resumed({**given, **validation}, Path(out))
     else:
         config = replace(resolve(given), **validation)
     out = Path(out or f"runs/{config.dataset}-{config.method}-{config.steps}")
     if resume:
-        config = resumed(given, out)
+        config = resumed({**given, **validation}, out)
     if baseline and config.method == "plain":
         raise UserError("--baseline compares a method with plain training; --method plain is that already")
     launch.check_device(config.device, ranks)
     dataset = load_once(config, ranks)
-    summaries = [run(config, out, resume, dataset, ranks)]
+    summaries = [run(config, out, resume, dataset, ranks, minutes)]
     if baseline:
         plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, on_overfitting="continue",
                         **dict.fromkeys(("objective", "alpha", "beta", "noise", "replays", "passes", "tau", "omega",
                                          "awp", "awp_warmup")))
         folder = out / "plain"
-        summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset,
-                             ranks))
+        summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset, ranks, minutes))
     if ranks.leads:
         print(f"\n{table(summaries)}\n{out}")
     return 0
@@ -143,7 +147,7 @@ def train(argv: list[str] | None, ranks: Ranks) -> int:
 def resumed(given: dict, out: Path) -> Config:
     """The settings of the run in `out`. UserError: there is none, or an option differs from them."""
     old, _ = read_config(out)
-    if not (out / "last.pt").is_file():
+    if not saved(out) and holds(out) != ["config.json"]:  # that alone: it was killed before the first step
         raise UserError(f"{out} holds no last.pt to resume from; remove the folder and start anew")
     moved = {name: given[name] for name in ("data_dir", "device") if given.get(name) is not None}
     changed = {name: value for name, value in given.items() if value is not None and name not in moved}
@@ -156,7 +160,8 @@ def resumed(given: dict, out: Path) -> Config:
     return replace(new, device=device)
 
 
-def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks) -> dict:
+def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks,
+        minutes: float = saving.MINUTES) -> dict:
     """One network: trained, tested, its folder complete. Returns summary.json."""
     if not resume:
         refuse_existing(out)
@@ -166,18 +171,22 @@ def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks)
         if ranks.leads:
             print(f"{out} is finished already")
         return read_summary(out)
+    trained = resume and saved(out)
     ranks.wait(job.device)  # the others have looked into the folder too
-    if ranks.leads:
-        begin(job, out, resume)
-    loop.train(job, out, resume)
-    return finish(job, out)
+    if ranks.leads and not resume:
+        files.make_folder(out)
+    with locked(out) if ranks.leads else contextlib.nullcontext():
+        if ranks.leads:
+            begin(job, out, resume)
+        loop.train(job, out, trained, minutes)
+        return finish(job, out)
 
 
 def begin(job: Run, out: Path, resume: bool) -> None:
     """Write config.json if it is not there already, and say what begins."""
     facts = describe(job)
     if not resume:
-        files.make_folder(out)
+        refuse_existing(out)  # again: another process may have begun a run a moment ago
         files.write_json(out / "config.json", facts)
     print(f"{loop.title(job)} ({facts['weights']:,} weights): {facts['n_train']:,} training, "
           f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images; {facts['device_name']}, "
@@ -194,6 +203,11 @@ def load_once(config: Config, ranks: Ranks) -> Dataset:
 def holds(out: Path) -> list[str]:
     """The files of a run that lie in `out`."""
     return [name for name in RUN_FILES if (out / name).exists()]
+
+
+def saved(out: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any((out / name).is_file() for name in checkpoint.CHECKPOINTS)
 
 
 def refuse_existing(out: Path) -> None:

@@ -41,10 +41,10 @@ class Batches:
         """Batches in an epoch."""
         return self.count
 
-    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of this epoch (0, 1, ...), on the device."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of this epoch (0, 1, ...) from the first-th (0, 1, ...) on, on the device."""
         order = permutation(len(self.labels), self.seed, epoch, ops.SHUFFLE, self.place)
-        for i in range(self.count):
+        for i in range(first, self.count):
             chosen = order[i * self.batch_size:(i + 1) * self.batch_size][self._part]
             x, y = self.images[chosen], self.labels[chosen]
             if not self.resident:

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import train
 from ..errors import UserError
 
-_NOT_A_SETTING = ("help", "out", "resume", "baseline", "config")
+_NOT_A_SETTING = ("help", "out", "resume", "baseline", "config", "save_minutes")
 PLACE = ("data_dir", "device")  # where a run happens; its result does not depend on it
 _LONGEST = 150  # characters of a folder's name; file systems end at 255
 

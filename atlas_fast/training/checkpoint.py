@@ -1,42 +1,122 @@
-"""last.pt, everything needed to go on, and best.safetensors, the weights to use."""
+"""last.pt, everything needed to go on, previous.pt, the one before, and best.safetensors, the weights to use.
+
+A checkpoint is an archive of torch.save (a zip file) whose comment is the SHA-256 of all bytes before the comment, so
+one rename puts the file and its checksum in place together, and torch.load reads it as it is. torch checks no sums
+itself: a flipped bit would be trained on.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import pickle
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError
-from .files import write_atomically
+from .files import sync_folder, write_bytes
 
-FORMAT = "atlas_fast checkpoint 1"
+FORMAT = "atlas_fast checkpoint 2"
+WITHOUT_SUM = "atlas_fast checkpoint 1"  # of earlier versions
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
+CHECKPOINTS = (LAST, PREVIOUS)
+
+_MARK = b"atlas_fast sha256 "
+_COMMENT = len(_MARK) + 64
+_ARCHIVE, _END = b"PK\x03\x04", b"PK\x05\x06"  # what a zip file begins with, and its last 22 bytes without a comment
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written."""
 
 
 def save_last(path: Path, state: dict) -> None:
-    """Write last.pt atomically; state: tensors and plain Python values only."""
-    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+    """Write last.pt atomically and keep the one before beside it; state: tensors and plain Python values only."""
+    buffer = io.BytesIO()  # torch.save to a path reports a full disk by a RuntimeError that says nothing of it
+    torch.save({"format": FORMAT, **state}, buffer)
+    _seal(buffer)
+    write_bytes(path, buffer.getbuffer(), previous=path.with_name(PREVIOUS))
 
 
 def load_last(path: Path, device: torch.device | str = "cpu") -> dict:
-    """Read last.pt without running any code that it might hold (weights_only). UserError: corrupt or foreign."""
+    """Read a checkpoint without running any code that it might hold (weights_only).
+
+    Damaged: it was written by us and has changed since. UserError: there is none, it cannot be opened, or it is of
+    another kind or version.
+    """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path} to resume from")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint; it is corrupt or of another kind") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    sealed = _check(raw, path)
+    try:
+        state = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _foreign(path) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the reader of a damaged archive may raise anything
+        raise Damaged(f"{path} cannot be read as a checkpoint; it is corrupt") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found == FORMAT and not sealed:
+        raise Damaged(f"{path} lacks its checksum; it is corrupt")
+    if found not in (FORMAT, WITHOUT_SUM):
         raise UserError(f"{path} is not a checkpoint of this version of atlas_fast (format {FORMAT!r})")
     return state
 
 
-def save_weights(path: Path, model: torch.nn.Module) -> None:
-    """Write the model's weights and buffers as .safetensors, atomically."""
-    from safetensors.torch import save_file
+def load_latest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict, str]:
+    """(state, ""): last.pt's; where it is damaged or missing, (state, sentence) of previous.pt. UserError as
+    `load_last`; Damaged where both are."""
+    last, previous = folder / LAST, folder / PREVIOUS
+    try:
+        if not last.exists() and previous.exists():
+            raise Damaged(f"{last} is missing")
+        return load_last(last, device), ""
+    except Damaged as error:
+        if not previous.is_file():
+            raise
+        first = error
+    try:
+        state = load_last(previous, device)
+    except Damaged as error:
+        raise Damaged(f"{first}, and so is {previous}, the one before: this run cannot be resumed; begin it again in "
+                      f"another --out") from error
+    return state, f"{first}; {previous}, the one before, is used"
+
+
+def adopt_previous(folder: Path) -> None:
+    """previous.pt becomes last.pt, so that the next save does not keep the damaged one in its place."""
+    os.replace(folder / PREVIOUS, folder / LAST)
+    sync_folder(folder)
+
+
+def weights(model: torch.nn.Module) -> bytes:
+    """The model's weights and buffers as .safetensors; the same bytes for the same values."""
+    from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    return save(tensors, metadata={"format": "pt"})
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def readable(content: bytes) -> bool:
+    """Whether this is a whole .safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        load(content)
+    except (SafetensorError, ValueError):
+        return False
+    return True
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
@@ -57,3 +137,34 @@ def fill(model: torch.nn.Module, tensors: dict, path: Path) -> None:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{path} holds the weights of another network than config.json names") from error
+
+
+def _seal(buffer: io.BytesIO) -> None:
+    """Give the archive its comment; the length of it, 0 until now, is the archive's last two bytes."""
+    view = buffer.getbuffer()
+    if bytes(view[-22:-18]) != _END:
+        raise RuntimeError("torch.save wrote an archive with a comment of its own")
+    view[-2:] = _COMMENT.to_bytes(2, "little")
+    digest = hashlib.sha256(view).hexdigest()
+    view.release()  # a buffer that is looked at cannot grow
+    buffer.seek(0, io.SEEK_END)
+    buffer.write(_MARK + digest.encode())
+
+
+def _check(raw: bytes, path: Path) -> bool:
+    """Whether a checksum is there. Damaged: the contents are others; UserError: we never wrote such a file."""
+    body, comment = memoryview(raw)[:-_COMMENT], raw[-_COMMENT:]
+    sealed = comment.startswith(_MARK)
+    if sealed and hashlib.sha256(body).hexdigest().encode() != comment[len(_MARK):]:
+        raise Damaged(f"{path} is corrupt: its contents are not those of its checksum")
+    if len(raw) < len(_ARCHIVE):
+        raise Damaged(f"{path} cannot be read as a checkpoint; it is corrupt: {len(raw)} bytes")
+    if not raw.startswith(_ARCHIVE):
+        raise _foreign(path)
+    return sealed
+
+
+def _foreign(path: Path) -> UserError:
+    other = f"; without it --resume takes {PREVIOUS}" if path.name == LAST and path.with_name(PREVIOUS).exists() else ""
+    return UserError(f"{path} cannot be read as a checkpoint; it is of another kind, or holds pickled code, which is "
+                     f"not run{other}")

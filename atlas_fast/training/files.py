@@ -1,30 +1,84 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Files that are either the old one or the new one, never half of one, whenever the process or the machine dies."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
 
+# Of a folder's fsync: file systems that have none. Their renames are as durable as they make them.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
-def write_atomically(path: Path, write) -> None:
-    """`write(temporary_path)`, then fsync and rename over `path`. UserError: the disk is full or not writable."""
+
+def write_atomically(path: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
+    """`write(temporary_path)`, then fsync, rename over `path`, and fsync of the folder.
+
+    previous: where the file that `path` was until now is kept. UserError: the disk is full or not writable; `path` is
+    then what it was, and nothing else is left behind.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
+        if previous is not None:
+            _keep(path, previous)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error.strerror or error}); make room or choose another --out") \
-            from error
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(f"{path} could not be written ({error.strerror or error}), and what was saved before stays; "
+                        "make room or choose another --out") from error
+
+
+def write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
+    """`write_atomically` of this content."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content), previous)
 
 
 def write_json(path: Path, value: dict) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def sync(path: Path) -> None:
+    """Until the file's contents are on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Until the folder's names are on the disk: a rename is lost with the power otherwise."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """`previous` becomes the file that `path` is; at no instant one of the two is missing, where there are links."""
+    link = previous.with_name(previous.name + ".tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except FileNotFoundError:
+        return
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+        return
+    os.replace(link, previous)
+    link.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
 
 
 def make_folder(path: Path) -> None:

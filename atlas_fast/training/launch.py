@@ -34,7 +34,7 @@ def launched() -> Iterator[Ranks]:
         yield Ranks.of_group()
     except (UserError, KeyboardInterrupt) as error:
         if not _first_to_say(store, str(error)):
-            sys.exit(2 if isinstance(error, UserError) else 130)
+            sys.exit(2 if isinstance(error, UserError) else getattr(error, "status", 130))
         raise  # the group is left as it is: closing it would wait for processes that may be gone
     dist.destroy_process_group()
 

@@ -2,78 +2,97 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from pathlib import Path
 
 import torch
 
-from ..errors import UserError
-from . import checkpoint, curves, logs
+from ..errors import Interrupted, UserError
+from . import checkpoint, curves
+from .files import write_bytes
 from .progress import Progress
-from .rewind import load_optimizer
+from .saving import MINUTES, Saver, check_weights
 from .setup import Run
+from .stopping import Stopping
 from .validation import measure
 
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves; one takes about half a second
 
 
-def train(run: Run, out: Path, resume: bool = False) -> None:
+def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES) -> None:
     """Train until the schedule ends it; leaves log.jsonl, last.pt, best.safetensors and curves.png in `out`.
 
     The folder exists and holds config.json. resume: go on from last.pt, on the same device with the same result as
-    without the interruption (bit by bit on a CPU). Of several processes the first writes and prints. UserError: too
-    many steps that are not finite, a process that is gone; what was saved stays.
+    without the interruption (bit by bit on a CPU). minutes: at most so long between two checkpoints. Of several
+    processes the first writes and prints. Interrupted: SIGINT or SIGTERM, saved after the step. UserError: too many
+    steps that are not finite, a process that is gone, a full disk; what was saved stays.
     """
-    config, schedule = run.config, run.schedule
-    lines, seconds = restore(run, out) if resume else ([], 0.0)
-    if not resume:
-        save(run, out, seconds)
-    per_epoch = len(run.batches) * config.batch_size
-    progress = Progress(config.epochs * per_epoch, schedule.epoch * per_epoch, run.ranks.leads)
+    schedule = run.schedule
+    with Stopping(run.ranks.size == 1) as stopping:
+        saver = Saver(run, out, stopping, minutes)
+        inside, said = saver.restore() if resume else (None, [])
+        if not resume:
+            saver.save()
+        per_epoch, done = len(run.batches) * run.config.batch_size, inside["batches"] if inside else 0
+        progress = Progress(run.config.epochs * per_epoch, schedule.epoch * per_epoch + done * run.config.batch_size,
+                            run.ranks.leads)
+        try:
+            for sentence in said:
+                progress.write(sentence)
+            epochs(run, saver, progress, inside)
+        except KeyboardInterrupt as error:
+            if str(error):
+                raise
+            raise Interrupted(f"stopped in epoch {schedule.epoch + 1}; --resume --out {out} goes on from {saver.place}",
+                              getattr(error, "number", signal.SIGINT)) from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{run.device} ran out of memory in epoch {schedule.epoch + 1}; a smaller --batch-size "
+                            "needs less") from error
+        finally:
+            progress.close()
+        if run.keeps_last and run.ranks.leads:  # the whole run was the ramp
+            write_bytes(out / checkpoint.BEST, checkpoint.weights(run.network))
+
+
+def epochs(run: Run, saver: Saver, progress: Progress, inside: dict | None) -> None:
+    """All that are left; inside: how far the first of them is."""
     drawn = time.perf_counter()
-    try:
-        while not schedule.finished:
-            line, best = one_epoch(run, progress)
-            seconds += line["seconds"]
-            if best and run.ranks.leads:
-                checkpoint.save_weights(out / "best.safetensors", run.network)
-            said = overfitted(run, line, best)
-            if run.ranks.leads:
-                logs.append(out / "log.jsonl", line)
-            save(run, out, seconds)
-            lines.append(line)
-            progress.line(line, config.epochs, best)
-            if said:
-                progress.write(said)
-            if run.ranks.leads and (schedule.finished or time.perf_counter() - drawn > DRAW_EVERY):
-                curves.draw(lines, out / "curves.png", title(run), best_epoch(run))
-                drawn = time.perf_counter()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped in epoch {schedule.epoch + 1}; --resume --out {out} goes on from the end of "
-                                f"epoch {schedule.epoch}") from None
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"{run.device} ran out of memory in epoch {schedule.epoch + 1}; a smaller --batch-size needs "
-                        "less") from error
-    finally:
-        progress.close()
-    if schedule.best_epoch is None and run.watch.since is None and run.ranks.leads:  # the whole run was the ramp
-        checkpoint.save_weights(out / "best.safetensors", run.network)
+    while not run.schedule.finished:
+        line, best = one_epoch(run, progress, saver, inside)
+        inside = None
+        said = overfitted(run, line, best)
+        saver.end_epoch(line, best)
+        progress.line(line, run.config.epochs, best)
+        if said:
+            progress.write(said)
+        if run.ranks.leads and (run.schedule.finished or time.perf_counter() - drawn > DRAW_EVERY):
+            curves.draw(saver.lines, saver.out / "curves.png", title(run), best_epoch(run))
+            drawn = time.perf_counter()
+        saver.stop_between_epochs()
 
 
-def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
-    """Train for an epoch and validate. Returns its line of the log, and whether it is the best so far."""
+def one_epoch(run: Run, progress: Progress, saver: Saver | None = None,
+              inside: dict | None = None) -> tuple[dict, bool]:
+    """Train for an epoch and validate. Returns its line of the log, and whether it is the best so far.
+
+    saver: saves within the epoch and ends it where it must; inside: its part that an earlier process has done."""
     config, schedule = run.config, run.schedule
     number, lr = schedule.epoch + 1, schedule.lr
     progress.epoch(number, config.epochs)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
-    started = time.perf_counter()
-    terms = steps(run, number, progress)
+    started = time.perf_counter() - (inside["seconds"] if inside else 0.0)
+    if saver is not None:
+        saver.began = started
+    terms = steps(run, number, progress, saver, inside)
     trained = time.perf_counter() - started
     progress.doing("validating")
     # BatchNorm's running statistics are each process's own until here; those of the first are validated and kept.
     run.ranks.follow_first([*run.model.buffers(), *run.network.buffers()])
-    measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
+    with contextlib.nullcontext() if saver is None else saver.interruptible(len(run.batches)):
+        measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
     eps = config.eps_at(schedule.ramp(number))
     line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad}
     if config.has_adversary:
@@ -86,22 +105,29 @@ def one_epoch(run: Run, progress: Progress) -> tuple[dict, bool]:
     return {**line, "seconds": time.perf_counter() - started, "ms_per_batch": 1000 * trained / len(run.batches)}, best
 
 
-def steps(run: Run, number: int, progress: Progress) -> dict[str, float]:
-    """The epoch's steps. Returns the means of the loss and its terms."""
+def steps(run: Run, number: int, progress: Progress, saver: Saver | None = None,
+          inside: dict | None = None) -> dict[str, float]:
+    """The epoch's steps; saver and inside as in `one_epoch`. Returns the means of the loss and its terms."""
     count, tally = len(run.batches), run.tally
     run.model.train()
     run.begin_epoch(number)
     tally.start(number, count, run.step.skipped_on_device)
-    for i, (x, y) in enumerate(run.batches.epoch(number - 1)):
+    first = saver.enter(inside) if inside else 0
+    for i, (x, y) in enumerate(run.batches.epoch(number - 1, first), first):
         run.step.ramp = run.schedule.ramp(number - 1 + i / count)
-        if tally.add(run.step(x, y), run.step.skipped_on_device):
+        say = tally.add(run.step(x, y), run.step.skipped_on_device)
+        save = saver is not None and saver.asks(last=i + 1 == count)
+        if save:
+            say |= tally.look()
+        if say:
             progress.write(tally.sentence)
+        if save:
+            saver.inside(i + 1)
         progress.step(run.config.batch_size)
     means, say = tally.means()
     if say:
         progress.write(tally.sentence)
-    if not all(torch.stack([p.isfinite().all() for p in run.model.parameters()]).tolist()):
-        raise UserError(f"the weights are not finite in epoch {number}: a gradient was not; lower --lr or --alpha")
+    check_weights(run, number, count)
     return means
 
 
@@ -132,31 +158,7 @@ def best_epoch(run: Run) -> int:
     """The epoch of best.safetensors at the end: where none counts after the ramp, the last one, unless overfitted."""
     if run.schedule.best_epoch is not None:
         return run.schedule.best_epoch
-    return run.schedule.epoch if run.watch.since is None else run.watch.best["epoch"]
-
-
-def save(run: Run, out: Path, seconds: float) -> None:
-    state = {
-        "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step.state_dict(),
-        "schedule": run.schedule.state_dict(), "watch": run.watch.state_dict(), "rewinder": run.rewinder.state_dict(),
-        "tally": run.tally.state_dict(), "seconds": seconds}
-    if run.ranks.leads:
-        checkpoint.save_last(out / "last.pt", state)
-
-
-def restore(run: Run, out: Path) -> tuple[list[dict], float]:
-    """Load last.pt into the run, and cut the log back to it. Returns the log's lines and the seconds trained."""
-    state = checkpoint.load_last(out / "last.pt", run.device)
-    checkpoint.fill(run.model, state["model"], out / "last.pt")
-    load_optimizer(run.optimizer, state["optimizer"])
-    run.step.load_state_dict(state["step"])
-    run.schedule.load_state_dict(state["schedule"])
-    if "watch" in state:  # a checkpoint of an earlier version has none of the three
-        run.watch.load_state_dict(state["watch"])
-        run.tally.load_state_dict(state["tally"])
-        run.rewinder.load_state_dict(state["rewinder"], run)
-    lines = logs.truncate(out / "log.jsonl", run.schedule.epoch) if run.ranks.leads else []
-    return lines, state["seconds"]
+    return run.schedule.epoch if run.keeps_last else run.watch.best["epoch"]
 
 
 def title(run: Run) -> str:

@@ -62,5 +62,9 @@ class Schedule:
         return {name: getattr(self, name) for name in ("lr", "epoch", "best", "best_epoch", "bad", "stopped")}
 
     def load_state_dict(self, state: dict) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self.state_dict():
+            setattr(self, name, state.get(name, getattr(self, name)))
+
+    def forget_best(self) -> None:
+        """The best network is lost: the best of the epochs to come takes its place."""
+        self.best = self.best_epoch = None

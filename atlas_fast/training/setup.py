@@ -52,6 +52,11 @@ class Run:
         """What is validated and kept: the network with averaged weights, where there is one, else the trained one."""
         return self.model if self.step.averaged is None else self.step.averaged
 
+    @property
+    def keeps_last(self) -> bool:
+        """Whether, if it ended now, the run would keep its last weights: no epoch counts, and none is overfitted."""
+        return self.schedule.best_epoch is None and self.watch.since is None
+
     def begin_epoch(self, number: int) -> None:
         """Settings that change with the epoch (from 1): FAT's tau, and whether the weights are perturbed."""
         config, objective = self.config, self.step.objective

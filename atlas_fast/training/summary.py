@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from ..attacks import PGD
-from ..errors import UserError
+from ..errors import Interrupted, UserError
 from . import checkpoint, logs
 from .defaults import TEST_STEPS
 from .files import write_json
 from .loop import best_epoch, method_name
 from .setup import Run
+from .stopping import Stopping
 from .validation import measure
 
 
@@ -20,9 +22,19 @@ def finish(run: Run, out: Path) -> dict:
 
     overfitting_epochs: at which catastrophic overfitting set in (`overfitting.Watch`), [] for a run without; rewinds:
     what --on-overfitting rewind did; not_finite_steps: steps whose loss or gradient was not finite.
+    Interrupted: SIGINT or SIGTERM; nothing is lost but the test.
     """
+    try:
+        with Stopping(run.ranks.size == 1) as stopping, stopping.at_once():
+            return _tested(run, out)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"the training is over and saved, but not its test; --resume --out {out} does it",
+                          getattr(error, "number", signal.SIGINT)) from None
+
+
+def _tested(run: Run, out: Path) -> dict:
     if run.ranks.leads:
-        checkpoint.load_weights(out / "best.safetensors", run.model)
+        checkpoint.load_weights(out / checkpoint.BEST, run.model)
     run.ranks.follow_first(run.model.state_dict().values())
     config, lines = run.config, logs.read(out / "log.jsonl")
     attack = PGD(config.eps, config.val_step_size, TEST_STEPS)

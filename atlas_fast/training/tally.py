@@ -43,7 +43,8 @@ class Tally:
         values = list(terms.values())
         row = torch.stack([*values, skipped.to(values[0].dtype)])
         if self._rows is None:
-            self.names, self.sums = tuple(terms), [0.0] * len(values)
+            if not self.names:
+                self.names, self.sums = tuple(terms), [0.0] * len(values)
             self._rows = torch.empty(EVERY, len(row), dtype=row.dtype, device=row.device)
         self._rows[self._filled].copy_(row)
         self._filled += 1
@@ -51,10 +52,14 @@ class Tally:
 
     def means(self) -> tuple[dict[str, float], bool]:
         """The means of the terms, and whether something is to be said, as in `add`. UserError as in `add`."""
-        say, counted = self._look(), self.seen - self.bad
+        say, counted = self.look(), self.seen - self.bad
         if not counted:  # an epoch of one step
             self._stop(f"all steps of epoch {self.epoch} were not finite", self.worst)
         return {name: total / counted for name, total in zip(self.names, self.sums, strict=True)}, say
+
+    def look(self) -> bool:
+        """Count the steps that are still on the device, as the 100th would. Returns and UserError as in `add`."""
+        return self._filled > 0 and self._look()
 
     def _look(self) -> bool:
         before = self.total
@@ -87,6 +92,15 @@ class Tally:
     @property
     def sentence(self) -> str:
         return f"{place(self.worst)} was not finite; such steps are skipped and counted"
+
+    def inside(self) -> dict:
+        """What is known of the epoch so far; after `look`."""
+        return {name: getattr(self, name) for name in ("seen", "bad", "names", "sums", "worst")}
+
+    def go_on(self, inside: dict) -> None:
+        """After `start`: the epoch's first steps were these."""
+        self.seen, self.bad, self.worst = inside["seen"], inside["bad"], inside["worst"]
+        self.names, self.sums = tuple(inside["names"]), list(inside["sums"])
 
     def state_dict(self) -> dict:
         return {"total": self.total, "in_a_row": self.in_a_row, "first": self.first}

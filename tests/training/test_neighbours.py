@@ -98,12 +98,12 @@ def test_resume_is_bit_identical(small_run, read_log, monkeypatch, name):
     straight = small_run(*options, out="straight")
     one_epoch, calls = loop.one_epoch, []
 
-    def interrupted(run, progress):
+    def interrupted(run, *rest):
         calls.append(1)
         if len(calls) == 2:
             run.step(*next(run.batches.epoch(7)))  # a part of the second epoch is done and lost
             raise KeyboardInterrupt
-        return one_epoch(run, progress)
+        return one_epoch(run, *rest)
 
     monkeypatch.setattr(loop, "one_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):

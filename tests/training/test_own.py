@@ -89,7 +89,7 @@ def test_it_is_the_objective_that_is_trained(small_run):
 def test_a_resumed_run_with_dropout_ends_as_an_uninterrupted_one(small_run, monkeypatch):
     options = ("--model", "own_nets:make", "--objective", "own_losses:trades", "--epochs", "3")
     whole = small_run(*options, out="whole")
-    save, saved = train.loop.save, []
+    save, saved = train.saving.Saver.save, []
 
     def dies(*arguments):
         save(*arguments)
@@ -97,10 +97,10 @@ def test_a_resumed_run_with_dropout_ends_as_an_uninterrupted_one(small_run, monk
         if len(saved) == 2:  # the start and the first epoch
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.loop, "save", dies)
+    monkeypatch.setattr(train.saving.Saver, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         small_run(*options, out="cut")
-    monkeypatch.setattr(train.loop, "save", save)
+    monkeypatch.setattr(train.saving.Saver, "save", save)
     torch.manual_seed(99)
     cut = whole.with_name("cut")
     train.main(["--resume", "--out", str(cut)])

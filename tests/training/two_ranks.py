@@ -192,9 +192,9 @@ def die_in_epoch(number: int) -> None:
 
     one_epoch = loop.one_epoch
 
-    def counted(run, progress):
+    def counted(run, *rest):
         step.epoch = run.schedule.epoch + 1
-        return one_epoch(run, progress)
+        return one_epoch(run, *rest)
 
     TrainingStep.__call__, loop.one_epoch = step, counted
 
