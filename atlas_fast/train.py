@@ -63,6 +63,8 @@ def parser() -> ArgumentParser:
     how = p.add_argument_group("training")
     how.add_argument("--epochs", type=int, metavar="N", help="at most; the schedule may end earlier")
     how.add_argument("--batch-size", type=int, metavar="B", help="images a step, of all processes together")
+    how.add_argument("--accumulate", type=int, metavar="N", help="work each batch off in N equal parts, in the memory "
+                                                                 "of one (BatchNorm's statistics are a part's)")
     how.add_argument("--lr", type=float, metavar="L")
     how.add_argument("--momentum", type=float, metavar="M")
     how.add_argument("--weight-decay", type=float, metavar="W")

@@ -14,6 +14,7 @@ import torch
 
 from ..attacks.checks import at_least_one, check_batch, check_logits
 from ..errors import UserError
+from .parts import mean_terms
 from .step_checks import held, only_ce_at_adversary
 from .training_step import TrainingStep
 
@@ -57,18 +58,25 @@ class FreeStep(TrainingStep):
     def _replay(self, x, y, delta) -> dict[str, torch.Tensor]:
         self._update.start()
         self.view.flat = self._update.flat  # None before the first of all replays
+        parts = self._parts.of(x, y, self._offset(x))
+        results = [self._pass(part, d) for part, d in zip(parts, delta.chunk(len(parts)), strict=True)]
+        unusable, how = self._finish(), self.objective.crafting(self._ramp)
+        for (_, g), d in zip(results, delta.chunk(len(parts)), strict=True):
+            moved = (d + how.step_size * g.sign()).clamp_(-how.eps, how.eps)
+            d.copy_(moved if unusable is None else torch.where(unusable, d, moved))
+        return mean_terms([terms for terms, _ in results])
+
+    def _pass(self, part, delta) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Terms and the images' gradient; weight gradients are added to .grad."""
         self.view.start()
         with torch.enable_grad():
-            tape = self.view.forward({"adv": (x + delta).clamp_(0, 1)}, wrt=("adv",))
-            check_logits(tape.logits["adv"], y)
-            loss, terms, dlogits = self.objective.head(tape.logits, y, self._ramp)
+            tape = self.view.forward({"adv": (part.x + delta).clamp_(0, 1)}, wrt=("adv",))
+            check_logits(tape.logits["adv"], part.y)
+            loss, terms, dlogits = self.objective.head(tape.logits, part.y, self._ramp)
             g = tape.backward(dlogits, weights=True, images=True)["adv"]
         if g is None:
             raise UserError("the model's output does not depend on its input differentiably")
-        unusable, how = self._finish(), self.objective.crafting(self._ramp)
-        moved = (delta + how.step_size * g.sign()).clamp_(-how.eps, how.eps)
-        delta.copy_(moved if unusable is None else torch.where(unusable, delta, moved))
-        return {"loss": loss, **terms}
+        return {"loss": loss, **terms}, g
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         """delta of a batch like x; samples beyond the largest batch so far begin at 0."""

@@ -14,6 +14,7 @@ from . import program
 from .autograd_view import AutogradView
 from .beside import Beside
 from .capture import Captured, CudaRecorder
+from .parts import Part, Parts, mean_terms
 from .ranks import Ranks
 from .step_checks import held
 from .sweep_view import SweepView, unsupported
@@ -54,6 +55,10 @@ class TrainingStep:
     `takes_sample_offset`. Gradients are averaged over the processes; terms are this process's own, which
     `ranks.average_terms` averages. What ties samples together sees one part of the batch: the statistics of BatchNorm,
     NuAT's norm, GradAlign's count of samples.
+    accumulate: parts of equal size in which this process works off its batch, one after another, so that a batch needs
+    the memory of one part. Gradient, x' and random numbers are those of the whole batch, but for what ties samples
+    together: BatchNorm takes its statistics part by part and moves its running ones with each, GradAlign counts the
+    samples of a part, and an objective with NuAT's norm is refused.
 
     A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
     counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.
@@ -64,7 +69,7 @@ class TrainingStep:
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
                  bn_mode: str = "train", capture: str = "auto", pair: str = "auto",
                  overlap: str = "off", awp: float | None = None, ema: float | None = None,
-                 ranks: Ranks | None = None):
+                 ranks: Ranks | None = None, accumulate: int = 1):
         _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
@@ -86,7 +91,8 @@ class TrainingStep:
         # float32 suffices, since images are float32; float64 models are for tests.
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
-        self._update = Update(model, optimizer, self.ranks)
+        self._parts = Parts(accumulate, objective)
+        self._update = Update(model, optimizer, self.ranks, self._parts.count)
         self._perturbation = None if awp is None else WeightPerturbation(model, awp)
         self.perturbs = awp is not None
         self._average = None if ema is None else WeightAverage(model, ema)
@@ -159,6 +165,7 @@ class TrainingStep:
         Raises UserError for other inputs.
         """
         self._check_images(x)
+        self._parts.check(x)
         self._update.before()
         self.view.flat = self._update.flat
         if self._graph is None:
@@ -190,32 +197,34 @@ class TrainingStep:
         return terms
 
     def _accumulate(self, x, y) -> dict[str, torch.Tensor]:
-        """The gradients of the loss, added to .grad."""
+        """The sum of the gradients of the parts' losses, added to .grad."""
+        parts = self._parts.of(x, y, self._offset(x))
         if not self.perturbs or self._perturbation is None:
-            return self._loss(x, y)
-        crafted = self._crafted(x, y)
-        self._loss(x, y, crafted)
+            return mean_terms([self._loss(part) for part in parts])
+        crafted = [self._crafted(part) for part in parts]
+        for part, images in zip(parts, crafted, strict=True):
+            self._loss(part, images)
         self._update.share()
         self._perturbation.perturb()
         self._update.again()
-        terms = self._loss(x, y, crafted)
+        terms = [self._loss(part, images) for part, images in zip(parts, crafted, strict=True)]
         self._perturbation.restore()
-        return terms
+        return mean_terms(terms)
 
-    def _loss(self, x, y, crafted=None) -> dict[str, torch.Tensor]:
-        prepared = program.prepare(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng,
-                                   sample_offset=self._offset(x), crafted=crafted)
+    def _loss(self, part: Part, crafted=None) -> dict[str, torch.Tensor]:
+        prepared = program.prepare(self.objective, self.view, part.x, part.y, ramp=self._ramp, rng=self.rng,
+                                   sample_offset=part.offset, crafted=crafted)
         prepared.accumulate()
         return prepared.terms
 
-    def _crafted(self, x, y) -> tuple[torch.Tensor, torch.Tensor] | None:
-        check_batch(x, y)
+    def _crafted(self, part: Part) -> tuple[torch.Tensor, torch.Tensor] | None:
+        check_batch(part.x, part.y)
         if self.objective.crafting(self._ramp) is None:
             return None
         self.view.start()
         with torch.enable_grad():
-            return program.craft_with_gradient(self.objective, self.view, x, y, ramp=self._ramp, rng=self.rng,
-                                               sample_offset=self._offset(x))
+            return program.craft_with_gradient(self.objective, self.view, part.x, part.y, ramp=self._ramp,
+                                               rng=self.rng, sample_offset=part.offset)
 
     def _offset(self, x) -> int:
         """The index of the first image within the batch of all processes."""

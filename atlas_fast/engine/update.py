@@ -12,10 +12,10 @@ from .running_statistics import RunningStatistics
 
 class Update:
     """skipped: how many steps were unusable, 0-d int64 on the device; flat: memory of the gradients, None until the
-    first step has shown which parameters get one."""
+    first step has shown which parameters get one. parts: how many means over parts of the batch .grad is the sum of."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks):
-        self._model, self.optimizer, self._ranks = model, OptimizerStep(optimizer), ranks
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, parts: int = 1):
+        self._model, self.optimizer, self._ranks, self._parts = model, OptimizerStep(optimizer), ranks, parts
         self._statistics = RunningStatistics(model)
         self.flat: FlatGradients | None = None
         self.skipped = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
@@ -46,10 +46,12 @@ class Update:
         self._statistics.restore()
 
     def share(self) -> None:
-        """Gradients are the mean over all processes: one message for the whole network, the same bits everywhere, so
-        that all decide alike what follows from them."""
+        """Gradients are the mean over the parts and all processes: one message for the whole network, the same bits
+        everywhere, so that all decide alike what follows from them."""
         self._gather()
         for buffer in () if self.flat is None else self.flat.buffers:
+            if self._parts > 1:
+                buffer.mul_(1 / self._parts)
             self._ranks.average(buffer)
 
     def finish(self) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from ..attacks.checks import at_least_one, check_batch, check_logits, check_outp
 from ..attacks.statistics import norm_layers, statistics_kept
 from ..errors import UserError
 from .first_layer import FirstLayer
+from .parts import Part, mean_terms
 from .step_checks import only_ce_at_adversary
 from .training_step import TrainingStep
 
@@ -49,19 +50,22 @@ class YopoStep(TrainingStep):
     @torch.enable_grad()
     def _accumulate(self, x, y) -> dict[str, torch.Tensor]:
         check_batch(x, y)
+        parts = self._parts.of(x, y, self._offset(x))
         if self._first is None:
             with statistics_kept(self._norm_layers), torch.no_grad():
-                self._first = FirstLayer(self.model, x)
-            self._check_way(x)
-        how, totals = self.objective.crafting(self._ramp), {}
-        x_adv = ops.random_start(x, how.eps, self.rng, sample_offset=self._offset(x))
+                self._first = FirstLayer(self.model, parts[0].x)
+            self._check_way(parts[0].x)
+        return mean_terms([self._all_passes(part) for part in parts])
+
+    def _all_passes(self, part: Part) -> dict[str, torch.Tensor]:
+        how, terms = self.objective.crafting(self._ramp), []
+        x_adv = ops.random_start(part.x, how.eps, self.rng, sample_offset=part.offset)
         for _ in range(self.passes):
-            terms, p = self._full(x_adv, y)
-            for name, value in terms.items():
-                totals[name] = totals[name] + value if name in totals else value
-            x_adv = self._ascend(x, x_adv, p, how)
+            values, p = self._full(x_adv, part.y)
+            terms.append(values)
+            x_adv = self._ascend(part.x, x_adv, p, how)
             self._first_again(x_adv, p)
-        return {name: value / self.passes for name, value in totals.items()}
+        return mean_terms(terms)
 
     def _full(self, x_adv, y) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Terms, and p; weight gradients are added to .grad."""

@@ -31,7 +31,8 @@ class Config:
     the validation and of the test, for trials. replays: of Free; passes: YOPO's m; tau, omega: of FAT's early stop, tau
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
-    on_overfitting: what a run does when catastrophic overfitting sets in.
+    on_overfitting: what a run does when catastrophic overfitting sets in. accumulate: parts in which each process works
+    off its batch.
     """
 
     dataset: str
@@ -75,6 +76,7 @@ class Config:
     ema: float | None = None
     on_overfitting: str = "continue"
     objective: str | None = None
+    accumulate: int = 1
 
     @property
     def has_adversary(self) -> bool:
@@ -136,6 +138,7 @@ def resolve(given: dict) -> Config:
         on_overfitting=_choice("--on-overfitting", given.get("on_overfitting", "continue"), ON_OVERFITTING),
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
+        accumulate=_whole("--accumulate", given.get("accumulate", 1), 1),
         objective=given.get("objective"), **extras(method, given))
 
 

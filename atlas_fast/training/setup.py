@@ -81,6 +81,10 @@ def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None 
     """Build a run. UserError: anything that would make it fail. dataset: as `load_data` gives it, if at hand; ranks:
     the processes that all build it, None: this one alone."""
     ranks = Ranks.alone() if ranks is None else ranks
+    if config.accumulate > 1 and config.batch_size % (ranks.size * config.accumulate):
+        each = f" of each of {ranks.size} processes" if ranks.size > 1 else ""
+        raise UserError(f"--batch-size {config.batch_size} cannot be worked off in --accumulate {config.accumulate} "
+                        f"equal parts{each}; it must be a multiple of {ranks.size * config.accumulate}")
     device = torch.device(config.device)
     torch.backends.cudnn.benchmark = True  # every batch of a run has one shape
     dataset = dataset or load_data(config)
@@ -108,7 +112,7 @@ def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
     """The step that the method is made of."""
     options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
                "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
-               "awp": config.awp, "ema": config.ema, "ranks": ranks}
+               "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate}
     objective = make_objective(config)
     if config.method == "free":
         return FreeStep(model, objective, optimizer, config.replays, **options)

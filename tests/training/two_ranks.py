@@ -22,6 +22,7 @@ CASES = {
     "sweeps": (TrainingStep, "atlas", ATLAS, {"engine": "sweeps"}),
     "autograd": (TrainingStep, "atlas", ATLAS, {"engine": "autograd"}),
     "several steps, two projections": (TrainingStep, "atlas", {**ATLAS, "steps": 3, "num_projections": 2}, {}),
+    "in parts": (TrainingStep, "atlas", ATLAS, {"accumulate": 2, "awp": 0.01}),
     "augmented": (TrainingStep, "trades", dict(eps=0.1, beta=1.0, steps=1), {"augment": CropFlip(1)}),
     "noise": (TrainingStep, "n_fgsm", dict(eps=0.1, noise=2.0), {}),
     "perturbed weights": (TrainingStep, "adv", dict(eps=0.1, steps=2), {"awp": 0.01, "ema": 0.5}),
