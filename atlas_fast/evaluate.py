@@ -20,8 +20,10 @@ import torch
 from . import __version__
 from .attacks.checks import at_least_one, positive
 from .attacks.steps import NORMS
+from .data import ImageFiles, rows_of
 from .data import load as load_data
 from .data.dataset import Dataset
+from .data.image_folder import IN_MEMORY
 from .errors import ArgumentParser, UserError, run_cli
 from .evaluation import evaluate
 from .evaluation.compare import comparison_table, side_by_side
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(args.device)
     output = Output.of(args.run_dir, args.out)
     model = load(args.run_dir).to(device)
-    data = load_data(config.dataset, args.data_dir or config.data_dir, config.image_size)
+    data = load_data(config.dataset, args.data_dir or config.data_dir, config.image_size, config.stream)
     x, y = test_images(data, whole, args.limit, args.seed)
     check_data(x, y)
     everything = {**plan, **(curve_plan(eps, args.norm) if args.curves else {})}
@@ -168,7 +170,10 @@ def test_images(data: Dataset, whole: dict, limit: int | None, seed: int) -> tup
             raise UserError(f"the run was trained with {key} = {whole[key]}, but this {data.name} data has {here}; "
                             "give the run's data with --data-dir")
     chosen = torch.from_numpy(subset(len(data.test_labels), limit, seed))
-    return data.test_images[chosen], data.test_labels[chosen]
+    images = rows_of(data.test_images, chosen)
+    if isinstance(images, ImageFiles) and images.nbytes <= IN_MEMORY:
+        images = images[:]  # decoded once, not for every attack
+    return images, data.test_labels[chosen]
 
 
 class _CallableModule(ModuleType):

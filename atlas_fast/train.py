@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .data import NAMES, Dataset
+from .data import NAMES, Dataset, loss_of_workers_reported
 from .engine import Ranks
 from .errors import ArgumentParser, UserError, run_cli
 from .training import checkpoint, files, launch, loop, saving, settings_file
@@ -33,6 +33,9 @@ def parser() -> ArgumentParser:
     what.add_argument("--data-dir", metavar="D", help="folder of the data set's files; npz: the file or its folder "
                                                       "(default: data)")
     what.add_argument("--image-size", type=int, metavar="PX", help="imagefolder: resize and crop to PX x PX")
+    what.add_argument("--workers", type=int, metavar="N", help="imagefolder: decode the images while training, in N "
+                                                               "processes (default: where they would fill more than "
+                                                               "4 GiB, in as many as there are cores, at most 8)")
     what.add_argument("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (default: atlas)")
     what.add_argument("--steps", type=int, metavar="K", help="adversary in training: 1 FGSM, K > 1 PGD-K, 0 none (jac; "
                                                            "default: 1; mart: as in validation; llr: 10)")
@@ -78,7 +81,9 @@ def parser() -> ArgumentParser:
                                                      "and 90%% of the epochs")
     how.add_argument("--validation-size", type=int, metavar="N", help="random training images (default: 5,000, or a "
                                                                       "tenth of a small set)")
-    how.add_argument("--augment", metavar="A", help="crop-flip or none (default: crop-flip for cifar10 and cifar100)")
+    how.add_argument("--augment", metavar="A", help="crop-flip, none or, for imagefolder, resized-crop (a random "
+                                                     "crop of 8 to 100%% of each image, flipped or not; default: "
+                                                     "crop-flip for cifar10 and cifar100)")
     how.add_argument("--bn-mode", metavar="M", help="BatchNorm while crafting: train or eval (default: train)")
     how.add_argument("--awp", type=float, metavar="G", help="adversarial weight perturbation of relative size G (its "
                                                             "authors: 0.01; with trades 0.005)")
@@ -180,7 +185,8 @@ def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks,
     with locked(out) if ranks.leads else contextlib.nullcontext():
         if ranks.leads:
             begin(job, out, resume)
-        loop.train(job, out, trained, minutes)
+        with loss_of_workers_reported():
+            loop.train(job, out, trained, minutes)
         return finish(job, out)
 
 
@@ -191,8 +197,8 @@ def begin(job: Run, out: Path, resume: bool) -> None:
         refuse_existing(out)  # again: another process may have begun a run a moment ago
         files.write_json(out / "config.json", facts)
     print(f"{loop.title(job)} ({facts['weights']:,} weights): {facts['n_train']:,} training, "
-          f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images; {facts['device_name']}, "
-          f"{'bf16' if job.bf16 else 'float32'}; {out}", flush=True)
+          f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images {facts['images_held']}; "
+          f"{facts['device_name']}, {'bf16' if job.bf16 else 'float32'}; {out}", flush=True)
 
 
 def load_once(config: Config, ranks: Ranks) -> Dataset:

@@ -22,18 +22,11 @@ class Batches:
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int, device: torch.device,
                  max_batches: int | None = None, part: tuple[int, int] = (0, 1)):
-        if len(labels) < batch_size:
-            raise UserError(f"a batch of {batch_size} is larger than the {len(labels)} training images; "
-                            f"--batch-size must be at most {len(labels)}")
-        index, parts = part
-        if batch_size % parts:
-            raise UserError(f"{parts} processes cannot share a batch of {batch_size} equally; --batch-size, which "
-                            f"counts the images of all of them, must be a multiple of {parts}")
+        self._part = check_sizes(len(labels), batch_size, part)
         self.resident = fits(images, device)
         place = device if self.resident else torch.device("cpu")
         self.images, self.labels = images.to(place), labels.to(place)
         self.batch_size, self.seed, self.device, self.place = batch_size, seed, device, place
-        self._part = slice(index * batch_size // parts, (index + 1) * batch_size // parts)
         self.channels_last = device.type == "cuda"
         self.count = min(len(labels) // batch_size, max_batches or len(labels))
 
@@ -52,6 +45,18 @@ class Batches:
             if self.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             yield x, y
+
+
+def check_sizes(images: int, batch_size: int, part: tuple[int, int]) -> slice:
+    """The rows of each batch that make its part. UserError: as of Batches."""
+    if images < batch_size:
+        raise UserError(f"a batch of {batch_size} is larger than the {images} training images; "
+                        f"--batch-size must be at most {images}")
+    index, parts = part
+    if batch_size % parts:
+        raise UserError(f"{parts} processes cannot share a batch of {batch_size} equally; --batch-size, which "
+                        f"counts the images of all of them, must be a multiple of {parts}")
+    return slice(index * batch_size // parts, (index + 1) * batch_size // parts)
 
 
 def fits(images: torch.Tensor, device: torch.device) -> bool:

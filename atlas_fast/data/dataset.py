@@ -8,23 +8,24 @@ import torch
 
 from .. import ops
 from ..errors import UserError
+from .image_files import ImageFiles, rows_of
 
 
 @dataclass
 class Dataset:
-    """Images and labels in memory.
+    """Images, in memory or still in their files, and labels.
 
-    *_images: uint8 [N,C,H,W] (0..255), or float32 in [0,1]. *_labels: int64 [N] in 0..num_classes-1.
+    *_images: uint8 [N,C,H,W] (0..255), or float32 in [0,1], or ImageFiles. *_labels: int64 [N] in 0..num_classes-1.
     val: a data set's own validation images and labels, or None. classes: their names, where known.
     """
 
     name: str
-    train_images: torch.Tensor
+    train_images: torch.Tensor | ImageFiles
     train_labels: torch.Tensor
-    test_images: torch.Tensor
+    test_images: torch.Tensor | ImageFiles
     test_labels: torch.Tensor
     num_classes: int
-    val: tuple[torch.Tensor, torch.Tensor] | None = None
+    val: tuple[torch.Tensor | ImageFiles, torch.Tensor] | None = None
     classes: list[str] = field(default_factory=list)
 
     @property
@@ -55,16 +56,16 @@ def split_validation(data: Dataset, size: int | None, seed: int) -> Dataset:
         raise UserError(f"the validation size must lie between 1 and {n - 1} (of {n} training images), not {size}")
     order = permutation(n, seed, 0, ops.SPLIT)
     val, train = order[:size].sort().values, order[size:].sort().values
-    return replace(data, train_images=data.train_images[train], train_labels=data.train_labels[train],
-                   val=(data.train_images[val], data.train_labels[val]))
+    return replace(data, train_images=rows_of(data.train_images, train), train_labels=data.train_labels[train],
+                   val=(rows_of(data.train_images, val), data.train_labels[val]))
 
 
 def limit_evaluation(data: Dataset, size: int, seed: int) -> Dataset:
     """At most `size` validation and test images, drawn by the seed (files may be sorted by class); for trials."""
 
-    def part(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def part(images: torch.Tensor | ImageFiles, labels: torch.Tensor) -> tuple[torch.Tensor | ImageFiles, torch.Tensor]:
         chosen = permutation(len(labels), seed, 1, ops.SPLIT)[:size].sort().values
-        return images[chosen], labels[chosen]
+        return rows_of(images, chosen), labels[chosen]
 
     test_images, test_labels = part(data.test_images, data.test_labels)
     return replace(data, test_images=test_images, test_labels=test_labels, val=data.val and part(*data.val))

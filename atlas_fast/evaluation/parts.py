@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data import ImageFiles
 from ..errors import UserError
 from ..training.files import make_folder, write_json
 from .samples import load_npz, save_npz
@@ -82,10 +83,13 @@ def file_name(attack: str) -> str:
     return plain if plain == attack else f"{plain}-{hashlib.sha256(attack.encode()).hexdigest()[:8]}"
 
 
-def fingerprint(*tensors: torch.Tensor) -> str:
-    """A short hash of shapes, types and contents."""
+def fingerprint(*tensors: torch.Tensor | ImageFiles) -> str:
+    """A short hash of shapes, types and contents; of images in files, of their names and lengths."""
     digest = hashlib.sha256()
     for tensor in tensors:
+        if isinstance(tensor, ImageFiles):
+            digest.update(tensor.fingerprint().encode())
+            continue
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -32,7 +32,7 @@ class Config:
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
     on_overfitting: what a run does when catastrophic overfitting sets in. accumulate: parts in which each process works
-    off its batch.
+    off its batch; workers: processes that decode images while training, None: those that decide by themselves.
     """
 
     dataset: str
@@ -77,6 +77,12 @@ class Config:
     on_overfitting: str = "continue"
     objective: str | None = None
     accumulate: int = 1
+    workers: int | None = None
+
+    @property
+    def stream(self) -> bool | None:
+        """Whether images stay in their files; None: where they are many."""
+        return True if self.workers is not None or self.augment == "resized-crop" else None
 
     @property
     def has_adversary(self) -> bool:
@@ -129,7 +135,7 @@ def resolve(given: dict) -> Config:
         ramp_epochs=_ramp_epochs(method, epochs, given.get("ramp_epochs")),
         plateau_epochs=_whole("--plateau-epochs", given.get("plateau_epochs", 2), 1),
         validation_size=given.get("validation_size"), val_steps=row.val_steps, val_step_size=val_step_size,
-        augment=_choice("--augment", given.get("augment", row.augment), ("crop-flip", "none")),
+        augment=_augment(dataset, given.get("augment", row.augment), given),
         bn_mode=_choice("--bn-mode", given.get("bn_mode", "train"), ("train", "eval")),
         engine=_choice("--engine", given.get("engine", "auto"), ENGINES),
         amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
@@ -139,6 +145,7 @@ def resolve(given: dict) -> Config:
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
         accumulate=_whole("--accumulate", given.get("accumulate", 1), 1),
+        workers=_whole("--workers", given["workers"], 0) if "workers" in given else None,
         objective=given.get("objective"), **extras(method, given))
 
 
@@ -157,10 +164,10 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
 
 
 def differing(old: Config, new: Config) -> list[str]:
-    """Names of the settings that differ and change the result; where the data lie, the device and the way a step is
-    launched do not count."""
+    """Names of the settings that differ and change the result; where the data lie, who decodes them, the device and the
+    way a step is launched do not count."""
     old, new = asdict(old), asdict(new)
-    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device", "capture")]
+    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device", "capture", "workers")]
 
 
 def _choice(option: str, value: str, allowed) -> str:
@@ -217,6 +224,17 @@ def _ramp_epochs(method: str, epochs: int, given: float | None) -> float:
             raise UserError(f"{method} does not ramp; leave --ramp-epochs away")
         return 0.0
     return _not_negative("--ramp-epochs", min(RAMP_EPOCHS.get(method, 15.0), epochs / 2) if given is None else given)
+
+
+def _augment(dataset: str, name: str, given: dict) -> str:
+    _choice("--augment", name, ("crop-flip", "resized-crop", "none"))
+    for option, asked in (("--augment resized-crop", name == "resized-crop"), ("--workers", "workers" in given)):
+        if asked and dataset != "imagefolder":
+            raise UserError(f"{option} is for --dataset imagefolder, whose images are decoded while training; those of "
+                            f"{dataset} are held in memory")
+        if asked and "image_size" not in given:
+            raise UserError(f"{option} decodes images while training, which needs one size for all: give --image-size")
+    return name
 
 
 def _device(name: str) -> str:

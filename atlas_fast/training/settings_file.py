@@ -14,7 +14,7 @@ from .defaults import OWN
 # What `setup.describe` writes beside the settings.
 DESCRIPTIVE = ("num_classes", "in_channels", "image_pixels", "n_train", "n_validation", "n_test", "classes",
                "batches_per_epoch", "weights", "engine_used", "engine_reason", "capture_reason", "processes",
-               "device_name", "versions")
+               "images_held", "device_name", "versions")
 # What another --method has its own defaults for.
 OF_THE_METHOD = ("method", "objective", "steps", "step_size", "alpha", "beta", "noise", "num_projections",
                  "ramp_epochs", "replays", "passes", "tau", "omega")

@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import data, models, named, objectives
 from ..attacks import PGD
-from ..data import Batches, CropFlip, Dataset
+from ..data import Batches, CropFlip, Dataset, ImageFiles, StreamedBatches
 from ..engine import FreeStep, Ranks, TrainingStep, YopoStep
 from ..errors import UserError
 from .config import Config
@@ -33,7 +33,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: TrainingStep
-    batches: Batches
+    batches: Batches | StreamedBatches
     schedule: Schedule
     attack: PGD
     device: torch.device
@@ -69,7 +69,7 @@ class Run:
 
 def load_data(config: Config) -> Dataset:
     """The data set with its validation images split off. UserError: missing or wrong files."""
-    whole = data.load(config.dataset, config.data_dir, config.image_size)
+    whole = data.load(config.dataset, config.data_dir, config.image_size, config.stream)
     split = data.split_validation(whole, config.validation_size, config.seed)
     if config.max_batches is None:
         return split
@@ -94,8 +94,7 @@ def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None 
     model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     _try_network(model, dataset, config.model, device)
     model.train()  # before the step is made: its engine depends on dropout being there
-    batches = Batches(dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device,
-                      config.max_batches, (ranks.rank, ranks.size))
+    batches = make_batches(config, dataset, device, ranks)
     ranks.follow_first(model.state_dict().values())  # another processor may round the first weights differently
     # Fused, it lets the device skip a step with an unusable gradient and fits into a CUDA graph.
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum,
@@ -105,6 +104,15 @@ def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None 
                         config.schedule == "fixed")
     attack = PGD(config.eps, config.val_step_size, config.val_steps)
     return Run(config, dataset, model, optimizer, step, batches, schedule, attack, device, ranks, Tally(ranks.average))
+
+
+def make_batches(config: Config, dataset: Dataset, device: torch.device, ranks: Ranks) -> Batches | StreamedBatches:
+    """This process's part of the training batches, from memory or from files."""
+    options = (dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device, config.max_batches,
+               (ranks.rank, ranks.size))
+    if isinstance(dataset.train_images, ImageFiles):
+        return StreamedBatches(*options, config.augment == "resized-crop", config.workers)
+    return Batches(*options)
 
 
 def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -166,10 +174,17 @@ def describe(run: Run) -> dict:
              "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
              "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
              "batches_per_epoch": len(run.batches), "weights": sum(p.numel() for p in run.model.parameters()),
-             "processes": run.ranks.size}
+             "processes": run.ranks.size, "images_held": held(run)}
     engine = {"engine_used": run.step.engine, "engine_reason": run.step.engine_reason,
               "capture_reason": run.step.capture_reason}
     return {**asdict(run.config), **sizes, **engine, "device_name": device_name, "versions": versions}
+
+
+def held(run: Run) -> str:
+    """Where the training images are."""
+    if isinstance(run.batches, StreamedBatches):
+        return f"in files, decoded by {run.batches.workers} workers"
+    return "on the GPU" if run.batches.resident and run.device.type == "cuda" else "in memory"
 
 
 def _try_network(model: nn.Module, dataset: Dataset, name: str, device: torch.device) -> None:
