@@ -19,9 +19,14 @@ def ascend_kl(logits: torch.Tensor, clean_probabilities: torch.Tensor) -> torch.
     return (logits.softmax(1, dtype=_wide(logits)) - clean_probabilities).to(logits.dtype)
 
 
-def ascend_ce_and_nuclear(logits: torch.Tensor, y: torch.Tensor, clean: torch.Tensor, weight) -> torch.Tensor:
-    """d/dlogits of sum CE(logits, y) + weight ||logits - clean||_*, in the logits' dtype. clean: logits [N, C] at x."""
-    nuclear = ops.polar_factor(logits.to(_wide(logits)) - clean.to(_wide(clean)))
+def ascend_ce_and_nuclear(logits: torch.Tensor, y: torch.Tensor, clean: torch.Tensor, weight,
+                          ranks=None) -> torch.Tensor:
+    """d/dlogits of sum CE(logits, y) + weight ||logits - clean||_*, in the logits' dtype. clean: logits [N, C] at x.
+
+    ranks: `engine.Ranks` whose parts of the batch are the rows of the norm's matrix; None: these are all of them.
+    """
+    difference = logits.to(_wide(logits)) - clean.to(_wide(clean))
+    nuclear = ops.polar_factor(difference) if ranks is None else ranks.part(ops.polar_factor(ranks.gather(difference)))
     return ascend_ce(logits, y) + (weight * nuclear).to(logits.dtype)
 
 

@@ -13,15 +13,16 @@ from ..attacks.directions import ascend_ce, ascend_ce_and_nuclear, ascend_kl, pr
 from ..attacks.early_stop import EarlyStop
 from ..objectives.framework import Crafting
 from ..objectives.input_gradients import inner, losses, per_sample
+from .ranks import Ranks
 
 
 def gradient(how: Crafting, view, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor,
-             early: EarlyStop | None = None) -> Callable:
+             early: EarlyStop | None = None, ranks: Ranks | None = None) -> Callable:
     """x' -> the gradient there of what `how` ascends. Call it once a sign step, in `view.crafting()`. early: is shown
-    the logits of every iterate."""
+    the logits of every iterate; ranks: the processes that hold equal parts of the batch, None: this is all of it."""
     if how.ascends == "linearity":
         return _linearity(view, x, y)
-    direction = {"ce": _ce, "kl": _kl, "ce+nuclear": _ce_and_nuclear}[how.ascends](how, view, x, y, rng)
+    direction = {"ce": _ce, "kl": _kl, "ce+nuclear": _ce_and_nuclear}[how.ascends](how, view, x, y, rng, ranks)
 
     def climbed(x_adv):
         tape, logits = _pass(view, x_adv, y)
@@ -32,16 +33,16 @@ def gradient(how: Crafting, view, x: torch.Tensor, y: torch.Tensor, rng: torch.T
     return climbed
 
 
-def _ce(how, view, x, y, rng):
+def _ce(how, view, x, y, rng, ranks):
     return lambda logits: ascend_ce(logits, y)
 
 
-def _kl(how, view, x, y, rng):
+def _kl(how, view, x, y, rng, ranks):
     clean = probabilities(_clean(view, x, y))
     return lambda logits: ascend_kl(logits, clean)
 
 
-def _ce_and_nuclear(how, view, x, y, rng):
+def _ce_and_nuclear(how, view, x, y, rng, ranks):
     """The nuclear norm counts in every second training step or, of several sign steps, in the first, third, ...
 
     The parity is that of seed + step, so that calls without an rng, all at step 0 of a random seed, take turns too."""
@@ -49,7 +50,7 @@ def _ce_and_nuclear(how, view, x, y, rng):
 
     def direction(logits):
         counts = rng.sum() % 2 if how.steps == 1 else (next(number) + 1) % 2
-        return ascend_ce_and_nuclear(logits, y, clean, how.weight * counts)
+        return ascend_ce_and_nuclear(logits, y, clean, how.weight * counts, ranks)
 
     return direction
 

@@ -12,16 +12,21 @@ from ..errors import UserError
 from ..ops.jacobian_norm import project
 from . import convolution
 from .known_gradient import KnownGradient
+from .ranks import Ranks
+from .shared_batch_norm import SharedBatchNorm, check_shared
 
 
 class AutogradView:
     """model: images [N, C, H, W] -> logits [N, C]; bn_mode: BatchNorm while crafting, "train" or "eval".
 
-    amp: None, or the dtype (torch.bfloat16) of autocast in the forward passes. Images stay float32.
+    amp: None, or the dtype (torch.bfloat16) of autocast in the forward passes. Images stay float32. ranks: the
+    processes that share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its
+    own part.
     """
 
-    def __init__(self, model, bn_mode: str = "train", amp: torch.dtype | None = None):
-        self.model, self.bn_mode, self.amp = model, check_bn_mode(bn_mode), amp
+    def __init__(self, model, bn_mode: str = "train", amp: torch.dtype | None = None, ranks: Ranks | None = None):
+        self.model, self.bn_mode, self.amp, self._ranks = model, check_bn_mode(bn_mode), amp, ranks
+        self._checked = ranks is None
         self._norm_layers = norm_layers(model)
         self._crafting = False
 
@@ -44,13 +49,20 @@ class AutogradView:
         device = next(iter(images.values())).device
         with torch.autocast(device.type, self.amp) if self.amp else contextlib.nullcontext():
             outputs = {point: self._pass(x) for point, x in inputs.items()}
+        if not self._checked and not self._crafting:
+            check_shared(outputs.values())
+            self._checked = True
         return Tape(self.model, inputs, outputs)
 
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
         """Only an input gradient outside of crafting may be differentiated again, by own convolutions."""
         twice = x.requires_grad and not self._crafting
-        with convolution.Convolutions() if twice else contextlib.nullcontext():
+        with convolution.Convolutions() if twice else contextlib.nullcontext(), self.sharing():
             return self.model(x)
+
+    def sharing(self) -> contextlib.AbstractContextManager:
+        """Inside, BatchNorm takes its statistics as `ranks` says."""
+        return contextlib.nullcontext() if self._ranks is None else SharedBatchNorm(self._ranks)
 
 
 class Tape:

@@ -36,6 +36,7 @@ from ..objectives.input_gradients import Seen, curvature
 from ..objectives.penalties import JacobianPenalty, LocalPenalty
 from ..ops.rng import resolve_rng
 from . import ascents
+from .ranks import Ranks
 
 
 @dataclasses.dataclass
@@ -54,19 +55,22 @@ class Prepared:
 
 @torch.enable_grad()
 def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp=1.0, rng: torch.Tensor | None = None,
-            sample_offset: int = 0, crafted: tuple[torch.Tensor, torch.Tensor] | None = None) -> Prepared:
+            sample_offset: int = 0, crafted: tuple[torch.Tensor, torch.Tensor] | None = None,
+            ranks: Ranks | None = None) -> Prepared:
     """Everything but the reverse pass.
 
     x: float images [N, C, H, W] in [0, 1]; y: int64 [N]; ramp: number or 0-d tensor on the device; rng: int64 [2]
     (seed, step), None draws a seed; sample_offset: index of the first sample within the step's whole batch, so that
-    several processes draw what one would; crafted: what `craft_with_gradient` gave, where x' is made already.
+    several processes draw what one would; crafted: what `craft_with_gradient` gave, where x' is made already; ranks:
+    the processes that hold equal parts of the batch, where a loss ties its samples together; None: this is all of it.
     """
     check_batch(x, y)
     view.start()
     x, rng = x.detach(), resolve_rng(rng, x.device)
     images, start_gradient = {"x": x}, None
     if crafted is None and objective.crafting(ramp) is not None:
-        crafted = craft_with_gradient(objective, view, x, y, ramp=ramp, rng=rng, sample_offset=sample_offset)
+        crafted = craft_with_gradient(objective, view, x, y, ramp=ramp, rng=rng, sample_offset=sample_offset,
+                                      ranks=ranks)
     if crafted is not None:
         images["adv"], start_gradient = crafted
     if "noise" in objective.points:
@@ -75,12 +79,13 @@ def prepare(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ram
     tape = view.forward({point: images[point] for point in objective.points}, wrt=(penalty.point,) if penalty else ())
     for logits in tape.logits.values():
         check_logits(logits, y)
-    loss, terms, dlogits = objective.head(tape.logits, y, ramp)
+    loss, terms, dlogits = objective.head(tape.logits, y, ramp, ranks)
     if isinstance(penalty, JacobianPenalty | LocalPenalty):
         value = _apply(penalty, tape, y, rng, sample_offset)
         loss, terms = loss + penalty.weight * value, {**terms, penalty.term: value}
     elif penalty is not None:
-        value = _apply_to_gradients(penalty, tape, Seen(images, tape.logits, y, start_gradient), dlogits)
+        seen = Seen(images, tape.logits, y, start_gradient, ranks)
+        value = _apply_to_gradients(penalty, tape, seen, dlogits)
         loss, terms = loss + value.loss, {**terms, **value.terms}
     return Prepared(loss, {"loss": loss, **terms}, dlogits, tape)
 
@@ -92,12 +97,12 @@ def craft(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp,
 
 
 def craft_with_gradient(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp, rng: torch.Tensor,
-                        sample_offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """x' as of `craft`, and the gradient at its start."""
+                        sample_offset: int = 0, ranks: Ranks | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """x' as of `craft`, and the gradient at its start. ranks: as of `prepare`."""
     how, seen = objective.crafting(ramp), []
     with view.crafting():
         early = None if how.tau is None else EarlyStop(y, how.tau, how.omega, rng, sample_offset)
-        climb = ascents.gradient(how, view, x, y, rng, early)
+        climb = ascents.gradient(how, view, x, y, rng, early, ranks)
 
         def gradient(x_adv):
             g = climb(x_adv)

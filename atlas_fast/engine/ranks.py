@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from ..errors import UserError
 
-LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and "
-        "--resume goes on from it")
+LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and the "
+        "same command (train: with --resume) goes on from it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Ranks:
                 dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes as new memory, differentiable any number of times, of the mean (or sum) of what
+        all processes make of it: each passes back the sum of all their gradients."""
+        return tensor if self.group is None else _Total.apply(tensor, self)
+
     def average(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over all processes, in place: of means over equal parts of a batch, the mean over the batch."""
         return tensor if self.group is None else self.add(tensor.mul_(1 / self.size))
@@ -70,24 +75,62 @@ class Ranks:
                 tensor.copy_(packed)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """[N, ...] of every process -> [size N, ...], by rank."""
+        """[N, ...] of every process -> [size N, ...], by rank; differentiable as `total` is."""
         if self.group is None:
             return rows
-        parts = [torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) for _ in range(self.size)]
+        if rows.requires_grad and torch.is_grad_enabled():
+            return _Gathered.apply(rows, self)
+        whole = torch.empty((self.size * len(rows), *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
         with _or_lost():
-            dist.all_gather(parts, rows.contiguous(), group=self.group)
-        return torch.cat(parts)
+            dist.all_gather_into_tensor(whole, rows.detach().contiguous(), group=self.group)
+        return whole
 
     def part(self, rows: torch.Tensor) -> torch.Tensor:
         """This process's rows of what `gather` gave, on any number of processes that divides them."""
         each = len(rows) // self.size
         return rows[self.rank * each:(self.rank + 1) * each]
 
+    def share_out(self, units: Iterable[int]) -> list[int]:
+        """Those of the units of work that are this process's: every size-th one."""
+        return list(units)[self.rank::self.size]
+
+    def exchange(self, mine: dict[int, object]) -> dict[int, object]:
+        """What all processes have, each under keys of its own: any objects that can be pickled, by messages on the host.
+        In the order of the keys, so that all processes hold the same."""
+        everything = [mine]
+        if self.group is not None:
+            everything = [None] * self.size
+            with _or_lost():
+                dist.all_gather_object(everything, mine, group=self.group)
+        return dict(sorted(item for part in everything for item in part.items()))
+
     def wait(self, device: torch.device) -> None:
         """Until all processes are here. device: where the run computes, which decides who carries the message."""
         self.add(torch.zeros((), device=device))
         if self.group is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, ranks):
+        ctx.ranks = ranks
+        return ranks.add(tensor.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Total.apply(gradient, ctx.ranks), None
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, ranks):
+        ctx.ranks = ranks
+        return ranks.gather(rows.detach())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.ranks.part(_Total.apply(gradient, ctx.ranks)), None
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from .gradients import Gradients
 from .graph import build
 from .known_gradient import KnownGradient
 from .low_precision import LowPrecision
-from .rules import Unmatched
+from .ranks import Ranks
+from .rules import BatchNorm, Unmatched
 from .sweeps import Sweeps
 
 
@@ -31,14 +32,15 @@ class SweepView:
 
     amp: None, or the dtype (torch.bfloat16) of convolutions and linear layers; images, weights, statistics and
     gradients of weights stay float32. pair: run points of one size as one batch, where no step mixes samples; `paired`
-    says whether that is so. beside: where convolutions compute weight gradients, None: in line. Raises UserError for a
-    model that `unsupported` names.
+    says whether that is so. beside: where convolutions compute weight gradients, None: in line. ranks: the processes that
+    share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its own part. Raises
+    UserError for a model that `unsupported` names.
     """
 
     def __init__(self, model: torch.nn.Module, bn_mode: str = "train", amp: torch.dtype | None = None,
-                 pair: bool = False, beside: Beside | None = None):
+                 pair: bool = False, beside: Beside | None = None, ranks: Ranks | None = None):
         self.model, self.bn_mode, self.amp, self._pair = model, check_bn_mode(bn_mode), amp, pair
-        self._beside = beside
+        self._beside, self._ranks = beside, ranks
         self._weights = None if amp is None else LowPrecision(amp)
         self.flat = None  # memory for weight gradients: `gradients.FlatGradients`
         self._norm_layers = norm_layers(model)
@@ -51,6 +53,9 @@ class SweepView:
             self._network = build(self.model, self._weights)
         except Unmatched as why:
             raise UserError(f"the sweeps have no rule for {why}; use engine='autograd'") from None
+        for step in self._network.steps:
+            if isinstance(step.rule, BatchNorm):
+                step.rule.ranks = self._ranks
 
     @property
     def paired(self) -> bool:

@@ -53,8 +53,10 @@ class TrainingStep:
     as many images as the others, holds the samples from i * len(x) on, and their random numbers are those of one
     process with the whole batch; so an augmentation must take the keyword sample_offset and say so by the attribute
     `takes_sample_offset`. Gradients are averaged over the processes; terms are this process's own, which
-    `ranks.average_terms` averages. What ties samples together sees one part of the batch: the statistics of BatchNorm,
-    NuAT's norm, GradAlign's count of samples.
+    `ranks.average_terms` averages. NuAT's norm and GradAlign's count of samples are those of the whole batch; a user's
+    `local` and `metric` see one part of it, and what they return is averaged.
+    sync_bn: the batch statistics of BatchNorm are those of the whole batch, while crafting too ("on"), or each part is
+    normalised by its own ("off"). With "on" N processes take the step of one, up to rounding (dropout excepted).
     accumulate: parts of equal size in which this process works off its batch, one after another, so that a batch needs
     the memory of one part. Gradient, x' and random numbers are those of the whole batch, but for what ties samples
     together: BatchNorm takes its statistics part by part and moves its running ones with each, GradAlign counts the
@@ -69,7 +71,7 @@ class TrainingStep:
                  engine: str = "auto", amp: str = "auto", augment: Callable | None = None, seed: int = 0,
                  bn_mode: str = "train", capture: str = "auto", pair: str = "auto",
                  overlap: str = "off", awp: float | None = None, ema: float | None = None,
-                 ranks: Ranks | None = None, accumulate: int = 1):
+                 ranks: Ranks | None = None, accumulate: int = 1, sync_bn: str = "off"):
         _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
@@ -85,7 +87,9 @@ class TrainingStep:
         self.engine = "sweeps" if self.engine_reason is None else "autograd"
         self.amp = _amp_dtype(amp, self.device)
         _check_choice("overlap", overlap, ("on", "off"))
-        self.view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on")
+        shared = _check_choice("sync_bn", sync_bn, ("on", "off")) == "on" and self.ranks.size > 1
+        self.view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on",
+                                    self.ranks if shared else None)
         self.rng = make_rng(seed, 0, self.device)
         self._memory_format = _memory_format(parameters)
         # float32 suffices, since images are float32; float64 models are for tests.
@@ -98,16 +102,16 @@ class TrainingStep:
         self._average = None if ema is None else WeightAverage(model, ema)
         self._graph = self._make_graph(_check_choice("capture", capture, SWITCH))
 
-    def _make_view(self, bn_mode: str, pair: str, overlap: bool):
+    def _make_view(self, bn_mode: str, pair: str, overlap: bool, shared: Ranks | None):
         if self.engine == "autograd":
             for name, on in (("pair", pair == "on"), ("overlap", overlap)):
                 if on:
                     raise UserError(f"{name}='on' needs the sweeps: {self.engine_reason}")
-            return AutogradView(self.model, bn_mode=bn_mode, amp=self.amp)
+            return AutogradView(self.model, bn_mode=bn_mode, amp=self.amp, ranks=shared)
         if overlap and self.device.type != "cuda":
             raise UserError(f"overlap='on' needs a CUDA device, and the model is on {self.device}")
         wanted = pair == "on" or (pair == "auto" and self.device.type == "cuda")
-        view = SweepView(self.model, bn_mode, self.amp, wanted, Beside(self.device) if overlap else None)
+        view = SweepView(self.model, bn_mode, self.amp, wanted, Beside(self.device) if overlap else None, shared)
         if pair == "on" and not view.paired:
             raise UserError(f"pair='on' is impossible, since {view.inseparable} may mix samples; use pair='auto'")
         return view
@@ -213,7 +217,7 @@ class TrainingStep:
 
     def _loss(self, part: Part, crafted=None) -> dict[str, torch.Tensor]:
         prepared = program.prepare(self.objective, self.view, part.x, part.y, ramp=self._ramp, rng=self.rng,
-                                   sample_offset=part.offset, crafted=crafted)
+                                   sample_offset=part.offset, crafted=crafted, ranks=self.ranks)
         prepared.accumulate()
         return prepared.terms
 
@@ -224,7 +228,7 @@ class TrainingStep:
         self.view.start()
         with torch.enable_grad():
             return program.craft_with_gradient(self.objective, self.view, part.x, part.y, ramp=self._ramp,
-                                               rng=self.rng, sample_offset=part.offset)
+                                               rng=self.rng, sample_offset=part.offset, ranks=self.ranks)
 
     def _offset(self, x) -> int:
         """The index of the first image within the batch of all processes."""

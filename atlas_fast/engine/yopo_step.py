@@ -72,7 +72,7 @@ class YopoStep(TrainingStep):
         inputs = [p for p in self.model.parameters() if p.requires_grad]
         if not self._first.parameters:  # the way back would end after the first layer
             inputs.append(x_adv := x_adv.requires_grad_())
-        with self._first.watched() as gradients, self._autocast():
+        with self._first.watched() as gradients, self._autocast(), self.view.sharing():
             logits = self.model(x_adv)
         check_logits(logits, y)
         loss, terms, dlogits = self.objective.head({"adv": logits.detach()}, y, self._ramp)
@@ -92,7 +92,7 @@ class YopoStep(TrainingStep):
             torch.autograd.backward(self._first_output(x_adv), p, inputs=parameters)
 
     def _first_output(self, x) -> torch.Tensor:
-        with statistics_kept(self._norm_layers, self.view.bn_mode), self._autocast():
+        with statistics_kept(self._norm_layers, self.view.bn_mode), self._autocast(), self.view.sharing():
             return self._first(x)
 
     def _autocast(self):

@@ -210,9 +210,10 @@ class Objective:
         """Half the width of the uniform noise at the point "noise": eps."""
         return self.scaled(self.eps, ramp, "eps")
 
-    def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp=1.0):
-        """(loss, terms, {point: dlogits}) of cross-entropy and global term; logits: {point: [N, C]}, detached."""
-        return heads.head(self, logits, y, self.scaled(self.beta, ramp, "weights"))
+    def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp=1.0, ranks=None):
+        """(loss, terms, {point: dlogits}) of cross-entropy and global term; logits: {point: [N, C]}, detached. ranks:
+        `engine.Ranks` that hold equal parts of the batch; the mean of their losses is that of the whole batch."""
+        return heads.head(self, logits, y, self.scaled(self.beta, ramp, "weights"), ranks)
 
     def penalty(self, ramp=1.0) -> JacobianPenalty | LocalPenalty | AlignmentPenalty | LinearityPenalty | None:
         """The local penalty with its weight; None where there is none."""

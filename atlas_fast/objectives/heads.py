@@ -16,12 +16,14 @@ second (D.1)."""
 Head = tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
-def head(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
-    """(loss, terms, {point: dlogits}): by the fused operation where it has the row's terms, else by autograd."""
+def head(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta, ranks=None) -> Head:
+    """(loss, terms, {point: dlogits}): by the fused operation where it has the row's terms, else by autograd. ranks:
+    `engine.Ranks` that hold equal parts of the batch, None: this is all of it."""
     global_term = objective.kl if objective.kl_points else None
     own = global_term is not None and (objective.metric is not None or global_term in _GLOBAL)
-    run = by_autograd if own or objective.ce != "plain" else fused
-    return run(objective, logits, y, beta)
+    if own or objective.ce != "plain":
+        return by_autograd(objective, logits, y, beta, ranks)
+    return fused(objective, logits, y, beta)
 
 
 def fused(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
@@ -38,7 +40,7 @@ def fused(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> 
 
 
 @torch.enable_grad()
-def by_autograd(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> Head:
+def by_autograd(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta, ranks=None) -> Head:
     """local term(ce_at) + beta global term(base, other), differentiated on detached logits."""
     needed = {objective.ce_at, *objective.kl_points}
     leaves = {point: z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
@@ -47,17 +49,17 @@ def by_autograd(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, bet
     loss = local(leaves[objective.ce_at], y, objective.label_smoothing)
     terms = {name: loss.detach()}
     if objective.kl_points:
-        name, value = _global_term(objective, *(leaves[point] for point in objective.kl_points), y)
+        name, value = _global_term(objective, *(leaves[point] for point in objective.kl_points), y, ranks)
         loss, terms[name] = loss + beta * value, value.detach()
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     dlogits = {point: grad.to(logits[point].dtype) for point, grad in zip(leaves, grads, strict=True)}
     return loss.detach(), terms, dlogits
 
 
-def _global_term(objective, base, other, y):
+def _global_term(objective, base, other, y, ranks):
     if objective.metric is None:
         name, function = {**_GLOBAL, **_PLAIN_KL}[objective.kl]
-        return name, function(base, other, y)
+        return name, function(base, other, y, ranks)
     value = objective.metric(base, other)
     if not isinstance(value, torch.Tensor) or value.dim() != 0 or not value.requires_grad:
         raise UserError("metric(logits_base, logits_other) must return a 0-d tensor that depends on the logits")
@@ -85,17 +87,19 @@ def kl(base: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-def kl_of_misclassified(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def kl_of_misclassified(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor, ranks=None) -> torch.Tensor:
     """mean of KL(p(x) || p(x')) (1 - p_y(x)), base at x (Wang et al. 2020)."""
     doubt = 1 - base.softmax(1).gather(1, y[:, None])[:, 0]
     return (kl(base, other) * doubt).mean()
 
 
-def nuclear(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """||f(x') - f(x)||_* / N: the sum of the singular values of the batch's differences (Sriramanan et al. 2021)."""
-    return ops.nuclear_norm(base - other) / len(base)
+def nuclear(base: torch.Tensor, other: torch.Tensor, y: torch.Tensor, ranks=None) -> torch.Tensor:
+    """||f(x') - f(x)||_* / N: the sum of the singular values of the batch's differences (Sriramanan et al. 2021), of
+    the whole batch where its rows lie in several processes."""
+    difference = base - other if ranks is None else ranks.gather(base - other)
+    return ops.nuclear_norm(difference) / len(difference)
 
 
 _LOCAL = {"plain": ("ce", cross_entropy), "boosted": ("bce", boosted_cross_entropy)}
 _GLOBAL = {"misclassified": ("kl", kl_of_misclassified), "nuclear": ("nuclear", nuclear)}
-_PLAIN_KL = dict.fromkeys(("adv||clean", "clean||adv"), ("kl", lambda base, other, y: kl(base, other).mean()))
+_PLAIN_KL = dict.fromkeys(("adv||clean", "clean||adv"), ("kl", lambda base, other, y, ranks: kl(base, other).mean()))

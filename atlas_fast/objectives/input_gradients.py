@@ -17,13 +17,15 @@ from ..attacks.directions import ascend_ce, probabilities
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What a step knows when the penalty is asked: images and logits by point, labels, and the gradient (of the sum
-    over the batch) at the point from which the adversary started."""
+    """What a step knows when the penalty is asked: images and logits by point, labels, the gradient (of the sum over
+    the batch) at the point from which the adversary started, and `engine.Ranks` that hold equal parts of the batch
+    (None: this is all of it)."""
 
     images: dict[str, torch.Tensor]
     logits: dict[str, torch.Tensor]
     y: torch.Tensor
     start_gradient: torch.Tensor | None
+    ranks: object = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class AlignmentPenalty:
         counts = (a_norm > 0) & (b_norm > 0)
         a, b = a / torch.where(counts, a_norm, 1), b / torch.where(counts, b_norm, 1)
         cos = (a * b).sum(_within(g), keepdim=True)
-        share = counts.to(cos.dtype) / counts.sum().clamp_min(1)
+        share = _shares(counts.to(cos.dtype), seen.ranks)
         misaligned = (share * (1 - cos)).sum()
         u = (a - cos * b) * (-self.weight * share / torch.where(counts, b_norm, 1))
         return Value(self.weight * misaligned, {"alignment": misaligned}, u.to(g.dtype), {})
@@ -76,6 +78,14 @@ class LinearityPenalty:
         dlogits = {point: ascend_ce(z, seen.y) * sign * up[:, None].to(z.dtype)
                    for point, z, sign in (("adv", seen.logits["adv"], 1), ("x", seen.logits["x"], -1))}
         return Value(loss, terms, u, dlogits)
+
+
+def _shares(counts: torch.Tensor, ranks) -> torch.Tensor:
+    """1 / n for the n samples that count, 0 for the others; of several processes such that the mean of their sums is
+    the batch's. counts: 1 or 0."""
+    if ranks is None:
+        return counts / counts.sum().clamp_min(1)
+    return counts * (ranks.size / ranks.add(counts.sum()).clamp_min(1))
 
 
 def curvature(logits: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:

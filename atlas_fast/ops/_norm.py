@@ -20,6 +20,12 @@ def group_sums(value: torch.Tensor, groups: int) -> torch.Tensor:
     return value.unflatten(0, (groups, len(value) // groups)).sum((1, 3, 4))
 
 
+def group_statistics(z: torch.Tensor, groups: int) -> torch.Tensor:
+    """Mean and biased variance of [N,C,H,W]: [2, groups, C]."""
+    var, mean = torch.var_mean(z.unflatten(0, (groups, len(z) // groups)), (1, 3, 4), correction=0)
+    return torch.stack([mean, var])
+
+
 def normalised(z: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> torch.Tensor:
     """yh = (z - mean) rstd in the computing precision."""
     return (z.to(mean.dtype) - per_sample(mean, len(z))) * per_sample(rstd, len(z))

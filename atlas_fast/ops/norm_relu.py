@@ -20,7 +20,7 @@ def norm_relu_reference(a, residual, weight, bias, running_mean, running_var, gr
     z = a if residual is None else _norm.stored(a + residual, a)
     wide = z.to(compute_dtype(z.dtype))
     if batch_statistics:
-        var, mean = torch.var_mean(wide.unflatten(0, (groups, len(z) // groups)), (1, 3, 4), correction=0)
+        mean, var = _norm.group_statistics(wide, groups)
         _update(running_mean, mean, momentum)
         count = z.numel() // mean.numel()
         _update(running_var, var * (count / (count - 1)), momentum)

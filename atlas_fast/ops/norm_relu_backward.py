@@ -13,8 +13,10 @@ from ._registry import define
 
 
 def norm_relu_backward_reference(g, z, mean, rstd, weight, bias, residual_adjoint, extra, grad_weight, grad_bias,
-                                 groups, batch_statistics, relu, input_too):
-    """The definition; outputs that were not asked for are empty."""
+                                 groups, batch_statistics, relu, input_too, average=None):
+    """The definition; outputs that were not asked for are empty. average: of the sums over the processes that hold
+    equal parts of the batch, in place; None: there is one. The sums that come back are such means, and so are what dz
+    is made of; the gradients of weight and bias are this part's."""
     yh = _norm.normalised(z, mean, rstd)
     adjoint = _norm.masked(g, yh, weight, bias, relu)
     sums = mean.new_empty(0)
@@ -23,6 +25,8 @@ def norm_relu_backward_reference(g, z, mean, rstd, weight, bias, residual_adjoin
         for grad, value in ((grad_bias, sums[0]), (grad_weight, sums[1])):
             if grad is not None:
                 grad.add_(value.sum(0))
+        if average is not None and batch_statistics and input_too:
+            sums = average(sums)
     if not input_too:
         return z.new_empty(0), sums
     if batch_statistics:

@@ -17,21 +17,21 @@ from ._registry import define
 
 
 def norm_relu_tangent_reference(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups,
-                                batch_statistics, relu):
-    """The definition. Without t_residual the first output is empty, with running statistics the third."""
+                                batch_statistics, relu, average=None):
+    """The definition. Without t_residual the first output is empty, with running statistics the third. average: as of
+    norm_relu_backward_reference, which made the sums."""
     tz = t if t_residual is None else _norm.stored(t + t_residual, z)
     samples, n = len(z), z.numel() // max(mean.numel(), 1)
 
-    def mean_of(value):
-        return _norm.group_sums(value, groups) / max(n, 1)
-
     t, yh = tz.to(mean.dtype), _norm.normalised(z, mean, rstd)
     D = _norm.masked(g, yh, weight, bias, relu)
-    scale, q, extra = _norm.scale(weight, rstd), mean_of(t * D), z.new_empty(0)
-    centred = t
+    scale, extra, centred = _norm.scale(weight, rstd), z.new_empty(0), t
+    products = (t * D, t, t * yh) if batch_statistics else (t * D,)
+    means = torch.stack([_norm.group_sums(value, groups) for value in products]) / max(n, 1)
+    q, *rest = means if average is None or not batch_statistics else average(means)
     if batch_statistics:
         s1, s2 = sums / n
-        mt, ta = mean_of(t), mean_of(t * yh)
+        mt, ta = rest
         q = q - mt * s1 - ta * s2
         factor, mt, ta, s1, s2, q_yh = (_norm.per_sample(v, samples)
                                         for v in (-scale * rstd, mt, ta, s1, s2, q - 2 * ta * s2))

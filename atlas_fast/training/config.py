@@ -78,6 +78,7 @@ class Config:
     objective: str | None = None
     accumulate: int = 1
     workers: int | None = None
+    sync_bn: str = "off"
 
     @property
     def stream(self) -> bool | None:
@@ -146,6 +147,7 @@ def resolve(given: dict) -> Config:
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
         accumulate=_whole("--accumulate", given.get("accumulate", 1), 1),
         workers=_whole("--workers", given["workers"], 0) if "workers" in given else None,
+        sync_bn=_choice("--sync-bn", given.get("sync_bn", "off"), ("on", "off")),
         objective=given.get("objective"), **extras(method, given))
 
 

@@ -120,7 +120,8 @@ def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
     """The step that the method is made of."""
     options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
                "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
-               "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate}
+               "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate,
+               "sync_bn": config.sync_bn}
     objective = make_objective(config)
     if config.method == "free":
         return FreeStep(model, objective, optimizer, config.replays, **options)

@@ -13,22 +13,25 @@ m(.), G the adjoint of act and D = G [act > 0]:
 
 The last line is the second-order term; the reverse sweep adds it to dz, and dz goes to a and b alike. With running
 statistics all of this is a scale per channel. On a CUDA device in channels-last the three sweeps are two launches each
-(`fused_norm`); elsewhere PyTorch's kernels do the first order (`native_norm`).
+(`fused_norm`); elsewhere PyTorch's kernels do the first order (`native_norm`). Where several processes share their
+statistics, m(.) is a mean over all of them (`shared_norm`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 import torch
 
-from . import fused_norm, native_norm
+from . import fused_norm, native_norm, shared_norm
 
 
 @dataclasses.dataclass
 class Saved:
     """Of a forward pass. mean, rstd: [groups, C]; running: what the pass was given; batch: whose statistics it used;
-    out: act where a ReLU must look at it, addition: what the rule of the sum needs."""
+    norm: the module whose passes these are; out: act where a ReLU must look at it, addition: what the rule of the sum
+    needs; ranks: the processes that share the statistics, None: this one has its own."""
 
     z: torch.Tensor
     out: torch.Tensor | None
@@ -36,8 +39,9 @@ class Saved:
     rstd: torch.Tensor
     running: tuple
     batch: bool
-    fused: bool
+    norm: ModuleType
     addition: object = None
+    ranks: object = None
 
 
 class BatchNorm:
@@ -47,6 +51,7 @@ class BatchNorm:
     def __init__(self, module: torch.nn.BatchNorm2d, weights=None):
         self.module = module
         self.relu, self.add = False, None  # set where the only user is a ReLU; the rule of a sum that only this uses
+        self.ranks = None  # the processes with which it shares statistics, where it does
 
     @property
     def KEEPS_OUTPUT(self):
@@ -66,19 +71,25 @@ class BatchNorm:
         if a.dim() != 4:
             raise ValueError(f"expected 4D input (got {a.dim()}D input)")
         batch = m.training or (m.running_mean is None and m.running_var is None)
-        if batch and a.numel() == groups * a.shape[1]:
+        shared = self.ranks if batch else None
+        if batch and a.numel() * (1 if shared is None else shared.size) == groups * a.shape[1]:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {a.shape}")
         running = (None, None) if m.training and not m.track_running_stats else (m.running_mean, m.running_var)
         momentum = self._momentum()
-        if fused_norm.applies(a, b, m):
+        if shared is not None:
+            z, addition = (a, None) if b is None else self.add.forward(a, b)
+            out, mean, rstd = shared_norm.forward(z, m, running, groups, momentum, self.relu, shared)
+            saved = Saved(z, None, mean, rstd, running, batch, shared_norm, addition, shared)
+        elif fused_norm.applies(a, b, m):
             addition = None if b is None else self.add.forward(a, b, only_shapes=True)
             saved = Saved(*fused_norm.forward(a, b, m, running, groups, batch, momentum, self.relu), running, batch,
-                          True, addition)
+                          fused_norm, addition)
             out, saved.out = saved.out, None
         else:
             z, addition = (a, None) if b is None else self.add.forward(a, b)
             out, mean, rstd = native_norm.forward(z, m, running, groups, batch, momentum, self.relu)
-            saved = Saved(z, out if self.relu else None, mean, rstd, running, batch, False, addition)
+            saved = Saved(z, out if self.relu else None, mean, rstd, running, batch, native_norm,
+                          addition)
         return (out if b is None else (out, saved.z)), saved
 
     def counter(self) -> torch.Tensor | None:
@@ -98,22 +109,21 @@ class BatchNorm:
         mean, rstd = (v[take.index:take.index + 1] for v in (s.mean, s.rstd))
         out = None if s.out is None else take(s.out)
         addition = None if s.addition is None else self.add.part(s.addition, take)
-        return Saved(take(s.z), out, mean, rstd, s.running, s.batch, s.fused, addition)
+        return Saved(take(s.z), out, mean, rstd, s.running, s.batch, s.norm, addition, s.ranks)
 
     def backward(self, saved, g, wanted, grads, total=None, extra=None):
         """total: adjoint of z from others than this; extra: adjoint of z of the first samples, from a tangent."""
         if g is None:
             g = torch.zeros_like(saved.z)
-        norm, m = fused_norm if saved.fused else native_norm, self.module
+        m = self.module
         if not any(wanted) and not (grads.records or grads.takes(m.weight) or grads.takes(m.bias)):
             return (None,) * len(wanted), None
-        dz, recorded = norm.backward(saved, g, m, self.relu, any(wanted), grads, total, extra)
+        dz, recorded = saved.norm.backward(saved, g, m, self.relu, any(wanted), grads, total, extra)
         if self.add is None:
             return (dz,), recorded
         return ((None, None) if dz is None else self.add.backward(saved.addition, dz, wanted, grads)[0]), recorded
 
     def tangent(self, saved, recorded, t, grads):
         t, t_b = t if self.add is not None else (t[0], None)
-        norm = fused_norm if saved.fused else native_norm
-        t, out, extra = norm.tangent(saved, recorded, t, t_b, self.module, self.relu, grads)
+        t, out, extra = saved.norm.tangent(saved, recorded, t, t_b, self.module, self.relu, grads)
         return (out if self.add is None else (out, t)), extra
