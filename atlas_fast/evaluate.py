@@ -2,6 +2,7 @@
 
     python -m atlas_fast.evaluate RUN_DIR [--attacks pgd-20 pgd-100] [--step-size S] [--epsilon E] [--limit N]
     python -m atlas_fast.evaluate --compare RUN_A RUN_B ...
+    torchrun --nproc-per-node N -m atlas_fast.evaluate RUN_DIR ...         the same results, batches shared out
 
 Prints a table and writes RUN_DIR/evaluation.json, per_sample.npz and report.html. Until then finished batches are kept
 in RUN_DIR/evaluation.parts, so the same command goes on where an interrupted one was. The module is callable, so that
@@ -11,7 +12,9 @@ in RUN_DIR/evaluation.parts, so the same command goes on where an interrupted on
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +27,7 @@ from .data import ImageFiles, rows_of
 from .data import load as load_data
 from .data.dataset import Dataset
 from .data.image_folder import IN_MEMORY
+from .engine import Ranks
 from .errors import ArgumentParser, UserError, run_cli
 from .evaluation import evaluate
 from .evaluation.compare import comparison_table, side_by_side
@@ -36,7 +40,11 @@ from .evaluation.suite import Planned, create_suite
 from .evaluation.sweeps import curve_plan
 from .evaluation.tables import table
 from .loading import load
+from .training import launch
 from .training.config import Config, read_config
+
+# One process may wait for another's batch, which AutoAttack on a large network can take hours for.
+TIMEOUT = timedelta(days=7)
 
 
 def parser() -> ArgumentParser:
@@ -71,8 +79,17 @@ def parser() -> ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """The command line; raises UserError for wrong use."""
     args = parser().parse_args(argv)
-    if args.compare:
-        return compare(args)
+    with launch.launched(TIMEOUT) as ranks:
+        if ranks.size > 1:  # how torchrun ends the others when one has died: with a sentence, then
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not args.compare:
+            evaluate_run(args, ranks)
+        elif ranks.leads:
+            compare(args)
+
+
+def evaluate_run(args, ranks: Ranks) -> None:
+    """Evaluate args.run_dir, as one of these processes; the first writes and prints."""
     if args.run_dir is None:
         raise UserError("name the folder of a run to evaluate, or runs to --compare")
     config, whole = read_config(args.run_dir)
@@ -81,25 +98,31 @@ def main(argv: list[str] | None = None) -> None:
         at_least_one(args.limit, "--limit")
     plan, eps = planned(args, config)  # refuses a wrong name before anything is loaded
     device = choose_device(args.device)
+    launch.check_device(str(device), ranks)
     output = Output.of(args.run_dir, args.out)
     model = load(args.run_dir).to(device)
-    data = load_data(config.dataset, args.data_dir or config.data_dir, config.image_size, config.stream)
+    data = load_in_turn(args, config, device, ranks)
     x, y = test_images(data, whole, args.limit, args.seed)
     check_data(x, y)
     everything = {**plan, **(curve_plan(eps, args.norm) if args.curves else {})}
+    if args.fresh and ranks.leads:
+        shutil.rmtree(output.parts, ignore_errors=True)
+    ranks.wait(device)
     parts = unfinished(output, args, everything, model, x, y)
-    evaluation = Evaluation(model, x, y, args.batch_size, args.seed, args.save_adversaries, True, parts)
+    evaluation = Evaluation(model, x, y, args.batch_size, args.seed, args.save_adversaries, ranks.leads, parts, ranks)
     try:
         measured = measure(evaluation, plan, eps, args.norm, args.curves, with_distances=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
-    report = {"dataset": config.dataset, "run": str(args.run_dir), "eps": eps, "norm": args.norm, "seed": args.seed,
-              **measured.report, "images": fingerprint(x, y), "device": str(device), "atlas_fast": __version__,
-              "torch": torch.__version__}
-    write_all(output, report, measured, evaluation, whole.get("classes") or [])
-    parts.remove(everything)
-    print(table(report))
-    print(f"written to {output.json}, with {output.per_sample.name} and {output.html.name} beside it")
+    if ranks.leads:
+        report = {"dataset": config.dataset, "run": str(args.run_dir), "eps": eps, "norm": args.norm, "seed": args.seed,
+                  **measured.report, "images": fingerprint(x, y), "device": str(device), "atlas_fast": __version__,
+                  "torch": torch.__version__}
+        write_all(output, report, measured, evaluation, whole.get("classes") or [])
+        parts.remove(everything)
+        print(table(report))
+        print(f"written to {output.json}, with {output.per_sample.name} and {output.html.name} beside it")
+    ranks.wait(device)  # whoever starts the processes may take the end of one for the end of all
 
 
 def compare(args) -> None:
@@ -137,10 +160,16 @@ def attack_settings(config: Config, eps: float | None, step_size: float | None) 
     return chosen, config.val_step_size if chosen == config.eps else config.val_step_size * chosen / config.eps
 
 
+def load_in_turn(args, config: Config, device: torch.device, ranks: Ranks) -> Dataset:
+    """The data set, first by the first process, so that one of them downloads it."""
+    where = config.dataset, args.data_dir or config.data_dir, config.image_size, config.stream
+    data = load_data(*where) if ranks.leads else None
+    ranks.wait(device)
+    return data or load_data(*where)
+
+
 def unfinished(output: Output, args, plan: dict[str, Planned], model, x: torch.Tensor, y: torch.Tensor) -> Parts:
     """Where batches are kept; UserError where some lie there that were made otherwise."""
-    if args.fresh:
-        shutil.rmtree(output.parts, ignore_errors=True)
     parts = Parts(output.parts, {
         "weights": model_fingerprint(model), "images": fingerprint(x, y), "batch_size": args.batch_size,
         "seed": args.seed, "save_adversaries": args.save_adversaries, "device": args.device,

@@ -85,8 +85,8 @@ def parser() -> ArgumentParser:
                                                      "crop of 8 to 100%% of each image, flipped or not; default: "
                                                      "crop-flip for cifar10 and cifar100)")
     how.add_argument("--bn-mode", metavar="M", help="BatchNorm while crafting: train or eval (default: train)")
-    how.add_argument("--sync-bn", metavar="S", help="torchrun: BatchNorm's statistics over the batches of all processes "
-                                                    "together, as of one: on or off (default: off)")
+    how.add_argument("--sync-bn", metavar="S", help="torchrun: BatchNorm normalises the batch of all processes, as one "
+                                                    "would: on or off (default: off, each its part)")
     how.add_argument("--awp", type=float, metavar="G", help="adversarial weight perturbation of relative size G (its "
                                                             "authors: 0.01; with trades 0.005)")
     how.add_argument("--awp-warmup", type=int, metavar="N", help="epochs before it begins (default: 0)")

@@ -1,4 +1,4 @@
-"""Processes of one gloo group, forked from an interpreter that has imported everything: four start in the time of one."""
+"""Processes of one gloo group, forked from an interpreter that has imported everything: four start like one."""
 
 import multiprocessing
 import os

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from ..errors import UserError
 
-LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and the "
-        "same command (train: with --resume) goes on from it")
+LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and "
+        "the same command (train: with --resume) goes on from it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Ranks:
         return list(units)[self.rank::self.size]
 
     def exchange(self, mine: dict[int, object]) -> dict[int, object]:
-        """What all processes have, each under keys of its own: any objects that can be pickled, by messages on the host.
-        In the order of the keys, so that all processes hold the same."""
+        """What all processes have, each under keys of its own, in the keys' order: any objects that can be pickled."""
         everything = [mine]
         if self.group is not None:
             everything = [None] * self.size

@@ -32,9 +32,9 @@ class SweepView:
 
     amp: None, or the dtype (torch.bfloat16) of convolutions and linear layers; images, weights, statistics and
     gradients of weights stay float32. pair: run points of one size as one batch, where no step mixes samples; `paired`
-    says whether that is so. beside: where convolutions compute weight gradients, None: in line. ranks: the processes that
-    share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its own part. Raises
-    UserError for a model that `unsupported` names.
+    says whether that is so. beside: where convolutions compute weight gradients, None: in line. ranks: the processes
+    that share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its own part.
+    Raises UserError for a model that `unsupported` names.
     """
 
     def __init__(self, model: torch.nn.Module, bn_mode: str = "train", amp: torch.dtype | None = None,

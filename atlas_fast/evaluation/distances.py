@@ -49,12 +49,17 @@ def measure(evaluation: Evaluation, correct: np.ndarray) -> dict[str, np.ndarray
     index = index[correct[index]]
     found = {key: np.zeros(len(index), np.float32) for key in KEYS}
     with eval_mode(evaluation.model):
-        for start in range(0, len(index), evaluation.batch_size):
-            rows = slice(start, start + evaluation.batch_size)
-            values = first_order(evaluation.network, *evaluation.images(index[rows]))
-            for key, value in values.items():
-                found[key][rows] = value.float().cpu().numpy()
+        mine = {start: _first_order(evaluation, index[start:start + evaluation.batch_size])
+                for start in evaluation.ranks.share_out(range(0, len(index), evaluation.batch_size))}
+    for start, values in evaluation.ranks.exchange(mine).items():
+        for key, value in values.items():
+            found[key][start:start + len(value)] = value
     return {"index": index, **found}
+
+
+def _first_order(evaluation: Evaluation, rows: np.ndarray) -> dict[str, np.ndarray]:
+    values = first_order(evaluation.network, *evaluation.images(rows))
+    return {key: value.float().cpu().numpy() for key, value in values.items()}
 
 
 def summary(distances: dict[str, np.ndarray]) -> dict:

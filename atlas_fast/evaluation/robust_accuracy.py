@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..engine import Ranks
 from . import distances, masking, sweeps
 from .accuracies import accuracy, standard_error
 from .run import Evaluation, check_data
@@ -18,7 +19,7 @@ from .suite import Planned, create_suite
 def evaluate(model, x: torch.Tensor, y: torch.Tensor,
              attacks: Sequence[str] | Mapping[str, Callable] = ("pgd-20",), eps: float = 8 / 255,
              step_size: float | None = None, batch_size: int = 256, seed: int = 0, *, norm: str = "Linf",
-             any_step: bool = False, dataset: str | None = None, surrogate=None) -> dict:
+             any_step: bool = False, dataset: str | None = None, surrogate=None, ranks: Ranks | None = None) -> dict:
     """Clean accuracy and robust accuracy under each attack.
 
     model: images [N, C, H, W] in [0, 1] -> logits; evaluated in eval mode and left in the mode it was in; x: images
@@ -27,7 +28,10 @@ def evaluate(model, x: torch.Tensor, y: torch.Tensor,
     (model, x, y) -> x_adv}; eps, step_size: pixel units, step_size for PGD and its like, None: 2.5 eps / K; norm:
     Linf or L2; any_step: an adversary at any step of PGD counts, not only the last; dataset: the data set whose
     settings of the paper names without numbers take; surrogate: the model on which "transfer" crafts. Random numbers
-    depend on seed and on the sample's index, not on batch_size.
+    depend on seed and on the sample's index, not on batch_size. ranks: processes that share the batches, all of which
+    make this call with the same arguments and get the same report (`atlas_fast.engine.Ranks.of_group()`: those of
+    torch.distributed); None: this one works alone, in a group of torch.distributed too, so that one process of a
+    training may evaluate.
     Returns {"n", "clean_accuracy", "attacks": {name: {"robust_accuracy", "standard_error", "interval_95", "n",
     "settings", "seconds"}}, "worst_case": {"robust_accuracy", ...}, "masking": [sentences], ...}; accuracies in [0, 1].
     A sample is robust when its label is predicted both at x and at x_adv: x lies in the ball too.
@@ -36,7 +40,9 @@ def evaluate(model, x: torch.Tensor, y: torch.Tensor,
     plan = create_suite(attacks, eps, step_size, norm=norm, any_step=any_step, dataset=dataset, surrogate=surrogate,
                         batch_size=batch_size)
     check_data(x, y)
-    return measure(Evaluation(model, x, y, batch_size, seed, show=True), plan, eps, norm).report
+    ranks = Ranks.alone() if ranks is None else ranks
+    evaluation = Evaluation(model, x, y, batch_size, seed, show=ranks.leads, ranks=ranks)
+    return measure(evaluation, plan, eps, norm).report
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .. import ops
 from ..attacks.checks import at_least_one
 from ..data import to_float
 from ..data.dataset import permutation
-from ..engine import FastNetwork
+from ..engine import FastNetwork, Ranks
 from ..errors import UserError
 from .parts import Parts
 from .progress import Bar
@@ -30,7 +30,9 @@ class Evaluation:
     """A model and the images [N, C, H, W] (uint8, or float in [0, 1]) and labels int64 [N] it is judged by.
 
     seed: of random starts and subsets; keep_all: keep every adversary, not EXAMPLES of each attack; show: draw a
-    progress bar; parts: where finished batches are kept until the evaluation is over.
+    progress bar; parts: where finished batches are kept until the evaluation is over; ranks: the processes that share
+    the batches, all of which call the same methods and get the same results. A batch holds the same images on any
+    number of them, and these their own random numbers, so that nothing but the seconds depends on how many there are.
     """
 
     model: object
@@ -41,6 +43,7 @@ class Evaluation:
     keep_all: bool = False
     show: bool = False
     parts: Parts | None = None
+    ranks: Ranks = Ranks.alone()
 
     @property
     def device(self) -> torch.device:
@@ -56,33 +59,42 @@ class Evaluation:
 
     def predictions(self) -> np.ndarray:
         """int64 [N]: the classes predicted at the images."""
-        return np.concatenate([self._predict(*self.images(slice(start, start + self._step)))
-                               for start in range(0, len(self.y), self._step)])
+        mine = {start: self._predict(*self.images(slice(start, start + self._step)))
+                for start in self.ranks.share_out(range(0, len(self.y), self._step))}
+        return np.concatenate(list(self.ranks.exchange(mine).values()))
 
     def attack(self, name: str, planned: Planned, correct: np.ndarray) -> AttackResult:
-        """What the attack does to the images. correct: bool [N], right without an attack (for the progress bar)."""
-        index = subset(len(self.y), planned.images, self.seed)
-        if self.parts:
-            self.parts.begin(name, planned.key)
-        bar, step = Bar(name if self.show else None, len(index)), self._step * planned.batches
-        batches, kept = [], 0
+        """What the attack does to the images. correct: bool [N], right without an attack."""
+        index, step = subset(len(self.y), planned.images, self.seed), self._step * planned.batches
+        rows = {start: index[start:start + step] for start in range(0, len(index), step)}
+        batches = self._finished(name, planned, rows)
+        mine = self.ranks.share_out(start for start in rows if start not in batches)
+        bar = Bar(name if self.show else None, sum(len(rows[start]) for start in (*batches, *mine)))
         try:
-            for start in range(0, len(index), step):
-                rows = index[start:start + step]
-                batch = self.parts and self.parts.load(name, start, start + len(rows))
-                resumed = bool(batch)
-                if not resumed:
-                    batch = self._attack_batch(name, planned, rows, start, max(0, EXAMPLES - kept), correct)
-                    if self.parts:
-                        self.parts.save(name, start, start + len(rows), batch)
-                kept += len(batch["kept"])
-                batches.append(batch)
-                bar.add(len(rows), int((correct[rows] & ~batch["broken"]).sum()), resumed)
+            for start, batch in batches.items():
+                bar.add(len(rows[start]), _robust(correct[rows[start]], batch), resumed=True)
+            made = {}
+            for start in mine:
+                made[start] = self._attack_batch(name, planned, rows[start], start, correct)
+                if self.parts:
+                    self.parts.save(name, start, start + len(rows[start]), made[start])
+                bar.add(len(rows[start]), _robust(correct[rows[start]], made[start]), resumed=False)
         finally:
             bar.close()
-        return _joined(batches, index, planned)
+        batches |= self.ranks.exchange(made)
+        return _joined([batches[start] for start in rows], index, planned, None if self.keep_all else EXAMPLES)
 
-    def _attack_batch(self, name, planned, rows, start, examples, correct) -> dict[str, np.ndarray]:
+    def _finished(self, name, planned, rows: dict[int, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+        """The batches that an earlier start has made, read by the first process; the attack's folder is there then."""
+        if not self.parts:
+            return {}
+        found = {}
+        if self.ranks.leads:
+            self.parts.begin(name, planned.key)
+            found = {start: self.parts.load(name, start, start + len(some)) for start, some in rows.items()}
+        return self.ranks.exchange({start: batch for start, batch in found.items() if batch is not None})
+
+    def _attack_batch(self, name, planned, rows, start, correct) -> dict[str, np.ndarray]:
         began = time.perf_counter()
         x, y = self.images(rows)
         model = self.network if planned.takes_network else self.model
@@ -91,7 +103,7 @@ class Evaluation:
         x_adv = checked_images(x_adv, x, planned.eps, planned.norm, name)
         prediction = self._predict(x_adv, y)
         broken = prediction != y.cpu().numpy()
-        kept = np.flatnonzero(broken & correct[rows])[:examples]
+        kept = np.flatnonzero(broken & correct[rows])[:EXAMPLES]
         if self.keep_all:
             kept = np.arange(len(rows))
         details = {_DETAIL + key: _per_image(value, len(rows), f"{name}'s {key}")
@@ -133,15 +145,20 @@ def _per_image(value, n: int, what: str) -> np.ndarray:
     return array
 
 
-def _joined(batches: list[dict], index: np.ndarray, planned: Planned) -> AttackResult:
-    """One result from those of its batches."""
+def _robust(correct: np.ndarray, batch: dict[str, np.ndarray]) -> int:
+    return int((correct & ~batch["broken"]).sum())
+
+
+def _joined(batches: list[dict], index: np.ndarray, planned: Planned, examples: int | None) -> AttackResult:
+    """One result from those of its batches. examples: how many adversaries to keep, the first ones; None: all."""
     lengths = np.cumsum([0] + [len(batch["broken"]) for batch in batches[:-1]])
     join = {key: np.concatenate([batch[key] for batch in batches])
-            for key in ("broken", "prediction", "linf", "l2", "adversaries")}
+            for key in ("broken", "prediction", "linf", "l2")}
+    kept = np.concatenate([batch["kept"] + first for batch, first in zip(batches, lengths, strict=True)])
     details = [key for key in batches[0] if key not in _BATCH_KEYS]
     return AttackResult(
-        settings=planned.settings, index=index, black_box=planned.black_box, **join,
-        kept=np.concatenate([batch["kept"] + first for batch, first in zip(batches, lengths, strict=True)]),
+        settings=planned.settings, index=index, black_box=planned.black_box, **join, kept=kept[:examples],
+        adversaries=np.concatenate([batch["adversaries"] for batch in batches])[:examples],
         seconds=float(sum(batch["seconds"] for batch in batches)),
         warnings=list(dict.fromkeys(str(line) for batch in batches for line in batch["warnings"])),
         details={key.removeprefix(_DETAIL): np.concatenate([batch[key] for batch in batches]) for key in details})

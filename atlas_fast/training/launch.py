@@ -19,17 +19,18 @@ TIMEOUT = timedelta(minutes=10)  # a process that hangs ends the run then; one t
 
 
 @contextlib.contextmanager
-def launched() -> Iterator[Ranks]:
+def launched(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """The processes of torchrun's environment, `Ranks.alone()` without one.
 
     On a machine with GPUs process i of a node computes on its GPU i ("cuda" means that one) and NCCL carries its
     gradients; gloo carries what lies on CPUs. An error that several processes meet alike is told by one of them; the
-    others end with its exit status. Raises UserError where the group cannot be made.
+    others end with its exit status. timeout: how long one may wait for another. Raises UserError where the group cannot
+    be made.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks.alone()
         return
-    store = _join()
+    store = _join(timeout)
     try:
         yield Ranks.of_group()
     except (UserError, KeyboardInterrupt) as error:
@@ -57,7 +58,7 @@ def may_restart() -> bool:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
-def _join() -> dist.Store:
+def _join(timeout: timedelta) -> dist.Store:
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if gpus:
         torch.cuda.set_device(local % gpus)  # more processes than GPUs can only compute on the CPU
@@ -65,7 +66,7 @@ def _join() -> dist.Store:
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
         store = dist.PrefixStore(f"atlas_fast {_attempt()}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"this process could not join the others of its run ({reason}); start it by torchrun") \

@@ -1,4 +1,4 @@
-"""What test_ranks.py starts: four processes, and two pairs of them, take the steps that one process takes."""
+"""What test_shared_batch.py starts: four processes, and two pairs of them, take the steps that one process takes."""
 
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
 
 class Mixed(nn.Module):
-    """BatchNorm of one, two and three dimensions, without weights, without statistics, and with a cumulative average."""
+    """BatchNorm of one to three dimensions, without weights, without running statistics, with a cumulative average."""
 
     def __init__(self):
         super().__init__()
@@ -119,9 +119,11 @@ def work() -> None:
         two = Ranks.of_group(pairs[four.rank // 2])
         assert (four.size, two.size, two.rank) == (4, 2, four.rank % 2)
         every = cases()
-        one = four.exchange({i: taken(list(every.values())[i], Ranks.alone()) for i in four.share_out(range(len(every)))})
-        for (name, case), expected in zip(every.items(), one.values(), strict=True):
-            assert_close(taken(case, two), expected, f"{name}, two")
+        mine = four.share_out(range(len(every)))
+        one = four.exchange({i: taken(list(every.values())[i], Ranks.alone()) for i in mine})
+        for i, ((name, case), expected) in enumerate(zip(every.items(), one.values(), strict=True)):
+            if i % 2 == four.rank // 2 or name == "wide_resnet":  # the pairs share the cases
+                assert_close(taken(case, two), expected, f"{name}, two")
             found = taken(case, four)
             assert_close(found, expected, f"{name}, four")
             everywhere(found, four, name)
@@ -172,5 +174,6 @@ def convolutions_stay_ordinary(ranks: Ranks) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    taken(cases()["plain, sweeps"], Ranks.alone())  # imports what is imported late, once for all
     statuses = forked.run(work, 4)
     sys.exit(f"exit statuses {statuses}" if any(statuses) else 0)
