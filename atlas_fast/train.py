@@ -15,7 +15,7 @@ import torch
 from .data import NAMES, Dataset, loss_of_workers_reported
 from .engine import Ranks
 from .errors import ArgumentParser, UserError, run_cli
-from .training import checkpoint, files, launch, loop, saving, settings_file
+from .training import checkpoint, files, launch, loop, saving, settings_file, tensorboard
 from .training.config import Config, differing, read_config, resolve
 from .training.defaults import METHODS
 from .training.lock import locked
@@ -106,6 +106,8 @@ def parser() -> ArgumentParser:
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
+    where.add_argument("--log", metavar="L", help="tensorboard: event files in OUT/tensorboard too (default: none; "
+                                                  "log.jsonl is always written)")
     where.add_argument("--config", metavar="FILE", help="settings for what is not given here: a run's config.json")
     where.add_argument("--save-minutes", type=float, metavar="M", help="save after so many minutes of a long epoch as "
                                                                        f"well (default: {saving.MINUTES:.0f})")
@@ -174,6 +176,7 @@ def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks,
     """One network: trained, tested, its folder complete. Returns summary.json."""
     if not resume:
         refuse_existing(out)
+    tensorboard.check(config)
     job = prepare(config, dataset, ranks)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     if resume and (out / "summary.json").exists():
@@ -187,9 +190,12 @@ def run(config: Config, out: Path, resume: bool, dataset: Dataset, ranks: Ranks,
     with locked(out) if ranks.leads else contextlib.nullcontext():
         if ranks.leads:
             begin(job, out, resume)
-        with loss_of_workers_reported():
-            loop.train(job, out, trained, minutes)
-        return finish(job, out)
+        with tensorboard.events(job, out) as events:
+            with loss_of_workers_reported():
+                loop.train(job, out, trained, minutes, events)
+            summary = finish(job, out)
+            events.end(summary)
+        return summary
 
 
 def begin(job: Run, out: Path, resume: bool) -> None:

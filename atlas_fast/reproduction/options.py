@@ -11,7 +11,7 @@ from .. import train
 from ..errors import UserError
 
 _NOT_A_SETTING = ("help", "out", "resume", "baseline", "config", "save_minutes")
-PLACE = ("data_dir", "device")  # where a run happens; its result does not depend on it
+PLACE = ("data_dir", "device", "log")  # where a run happens and what it writes; its result does not depend on it
 _LONGEST = 150  # characters of a folder's name; file systems end at 255
 
 
@@ -81,6 +81,7 @@ def folder_name(options: dict) -> str:
     parts = [text(shown.pop(key)) for key in ("dataset", "method") if key in shown]
     data_dir, seed = shown.pop("data_dir", None), shown.pop("seed", None)
     shown.pop("device", None)
+    shown.pop("log", None)
     if data_dir is not None and options.get("dataset") in ("npz", "imagefolder"):
         parts.insert(1, Path(data_dir).stem)
     keys = sorted(shown, key=lambda key: (key != "steps", key))

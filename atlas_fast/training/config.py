@@ -32,7 +32,8 @@ class Config:
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
     on_overfitting: what a run does when catastrophic overfitting sets in. accumulate: parts in which each process works
-    off its batch; workers: processes that decode images while training, None: those that decide by themselves.
+    off its batch; workers: processes that decode images while training, None: those that decide by themselves. log:
+    "tensorboard" writes event files beside log.jsonl.
     """
 
     dataset: str
@@ -79,6 +80,7 @@ class Config:
     accumulate: int = 1
     workers: int | None = None
     sync_bn: str = "off"
+    log: str = "none"
 
     @property
     def stream(self) -> bool | None:
@@ -148,6 +150,7 @@ def resolve(given: dict) -> Config:
         accumulate=_whole("--accumulate", given.get("accumulate", 1), 1),
         workers=_whole("--workers", given["workers"], 0) if "workers" in given else None,
         sync_bn=_choice("--sync-bn", given.get("sync_bn", "off"), ("on", "off")),
+        log=_choice("--log", given.get("log", "none"), ("none", "tensorboard")),
         objective=given.get("objective"), **extras(method, given))
 
 
@@ -165,11 +168,14 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
         raise UserError(f"{path} is not the settings of an atlas_fast run ({type(error).__name__}: {error})") from error
 
 
+WITHOUT_EFFECT = ("data_dir", "device", "capture", "workers", "log")
+
+
 def differing(old: Config, new: Config) -> list[str]:
-    """Names of the settings that differ and change the result; where the data lie, who decodes them, the device and the
-    way a step is launched do not count."""
+    """Names of the settings that differ and change the result; where the data lie, who decodes them, the device, the
+    way a step is launched and what is logged do not count."""
     old, new = asdict(old), asdict(new)
-    return [name for name in old if old[name] != new[name] and name not in ("data_dir", "device", "capture", "workers")]
+    return [name for name in old if old[name] != new[name] and name not in WITHOUT_EFFECT]
 
 
 def _choice(option: str, value: str, allowed) -> str:

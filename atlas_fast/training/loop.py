@@ -16,18 +16,21 @@ from .progress import Progress
 from .saving import MINUTES, Saver, check_weights
 from .setup import Run
 from .stopping import Stopping
+from .tensorboard import Events, Silent
 from .validation import measure
 
 DRAW_EVERY = 30.0  # seconds between two drawings of the curves; one takes about half a second
 
 
-def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES) -> None:
+def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES,
+          events: Events | Silent | None = None) -> None:
     """Train until the schedule ends it; leaves log.jsonl, last.pt, best.safetensors and curves.png in `out`.
 
     The folder exists and holds config.json. resume: go on from last.pt, on the same device with the same result as
     without the interruption (bit by bit on a CPU). minutes: at most so long between two checkpoints. Of several
     processes the first writes and prints. Interrupted: SIGINT or SIGTERM, saved after the step. UserError: too many
-    steps that are not finite, a process that is gone, a full disk; what was saved stays.
+    steps that are not finite, a process that is gone, a full disk; what was saved stays. events: gets each line of the
+    log too.
     """
     schedule = run.schedule
     with Stopping(run.ranks.size == 1) as stopping:
@@ -35,13 +38,15 @@ def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES) -
         inside, said = saver.restore() if resume else (None, [])
         if not resume:
             saver.save()
+        events = events or Silent()
+        events.begin(saver.lines)
         per_epoch, done = len(run.batches) * run.config.batch_size, inside["batches"] if inside else 0
         progress = Progress(run.config.epochs * per_epoch, schedule.epoch * per_epoch + done * run.config.batch_size,
                             run.ranks.leads)
         try:
             for sentence in said:
                 progress.write(sentence)
-            epochs(run, saver, progress, inside)
+            epochs(run, saver, progress, events, inside)
         except KeyboardInterrupt as error:
             if str(error):
                 raise
@@ -56,13 +61,14 @@ def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES) -
             write_bytes(out / checkpoint.BEST, checkpoint.weights(run.network))
 
 
-def epochs(run: Run, saver: Saver, progress: Progress, inside: dict | None) -> None:
+def epochs(run: Run, saver: Saver, progress: Progress, events: Events | Silent, inside: dict | None) -> None:
     """All that are left; inside: how far the first of them is."""
     drawn = time.perf_counter()
     while not run.schedule.finished:
         line, best = one_epoch(run, progress, saver, inside)
         inside = None
         said = overfitted(run, line, best)
+        events.add(line)
         saver.end_epoch(line, best)
         progress.line(line, run.config.epochs, best)
         if said:
