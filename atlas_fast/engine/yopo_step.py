@@ -52,9 +52,11 @@ class YopoStep(TrainingStep):
         check_batch(x, y)
         parts = self._parts.of(x, y, self._offset(x))
         if self._first is None:
-            with statistics_kept(self._norm_layers), torch.no_grad():
-                self._first = FirstLayer(self.model, parts[0].x)
-            self._check_way(parts[0].x)
+            # A resumed run looks again, and must not draw another dropout for it than the run without interruption.
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                with statistics_kept(self._norm_layers), torch.no_grad():
+                    self._first = FirstLayer(self.model, parts[0].x)
+                self._check_way(parts[0].x)
         return mean_terms([self._all_passes(part) for part in parts])
 
     def _all_passes(self, part: Part) -> dict[str, torch.Tensor]:

@@ -68,12 +68,12 @@ def sync_folder(folder: Path) -> None:
 
 def _keep(path: Path, previous: Path) -> None:
     """`previous` becomes the file that `path` is; at no instant one of the two is missing, where there are links."""
+    if not path.exists():
+        return
     link = previous.with_name(previous.name + ".tmp")
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
-    except FileNotFoundError:
-        return
     except OSError:  # a file system without hard links
         os.replace(path, previous)
         return

@@ -1,10 +1,15 @@
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from atlas_fast import train
 from atlas_fast.training import curves
+
+# For --model folders:dropout_net and tiny_net:make, and for what tests share.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stored")]
 
 
 @pytest.fixture
@@ -38,14 +43,16 @@ def small_npz(tmp_path):
 
 @pytest.fixture
 def small_run(small_npz, tmp_path):
-    """Train small_cnn on it for a few epochs by the command line: small_run("--epochs", "3", out="a") -> its folder."""
+    """Train small_cnn on it for a few epochs by the command line: small_run("--epochs", "3", out="a") -> its folder,
+    which is small_run.folder("a")."""
 
     def run(*options, out="run"):
-        folder = tmp_path / out
+        folder = run.folder(out)
         assert train.main(["--dataset", "npz", "--data-dir", str(small_npz), "--model", "small_cnn", "--device", "cpu",
                            "--batch-size", "30", "--epsilon", "0.1", "--out", str(folder), *options]) == 0
         return folder
 
+    run.folder = lambda out: tmp_path / out
     return run
 
 
