@@ -1,6 +1,8 @@
 """Common to all tests: one thread, Triton's interpreter where there is no GPU, and the marker `gpu`."""
 
 import os
+import shutil
+from pathlib import Path
 
 import torch
 
@@ -30,4 +32,24 @@ def real_data():
     folder = os.environ.get("ATLAS_FAST_DATA")
     if not folder:
         pytest.skip("ATLAS_FAST_DATA does not name a folder of real images")
+    return folder
+
+
+STORED = Path(__file__).parent / "stored"
+
+
+@pytest.fixture
+def tiny_net(monkeypatch):
+    """The stored run's network, importable as tiny_net:make; random weights."""
+    monkeypatch.syspath_prepend(STORED)
+    import tiny_net
+
+    return tiny_net.make(10, 1, 8)
+
+
+@pytest.fixture
+def stored_run(tiny_net, tmp_path):
+    """A copy of the run that an earlier version began, with the log it would have had in expected.jsonl."""
+    folder = shutil.copytree(STORED / "run", tmp_path / "stored")
+    shutil.copy(STORED / "expected.jsonl", folder)
     return folder

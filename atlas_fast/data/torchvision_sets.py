@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ def load_torchvision(name: str, data_dir: str | Path) -> Dataset:
     had_folder = data_dir.exists()
     try:
         train, test = (_open(getattr(datasets, CLASSES[name]), data_dir, part) for part in (True, False))
+    except pickle.UnpicklingError as error:  # torchvision still reads the .pt files that it made of MNIST once
+        raise UserError(f"files of {name} under {data_dir} are damaged or hold pickled code, which is not run; remove "
+                        f"them, the official ones ({FILES[name]}) are enough") from error
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         if not had_folder:
             _remove_empty(data_dir)

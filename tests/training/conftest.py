@@ -8,8 +8,7 @@ import pytest
 from atlas_fast import train
 from atlas_fast.training import curves
 
-# For --model folders:dropout_net and tiny_net:make, and for what tests share.
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stored")]
+sys.path.append(str(Path(__file__).parent))  # for --model folders:dropout_net, and what tests share
 
 
 @pytest.fixture

@@ -161,7 +161,6 @@ def test_best_weights_that_are_not_those_of_the_checkpoint(cut, capsys):
         best.write_bytes(content)
         checkpoint.save_last(cut / "last.pt", state)
         break_at(cut)
-        from safetensors.numpy import load_file
 
         assert all((load_file(best)[name] == model[name]).all() for name in model)
     state["best"]["epoch"] = 1
