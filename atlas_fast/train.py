@@ -102,7 +102,8 @@ def parser() -> ArgumentParser:
     where = p.add_argument_group("execution")
     where.add_argument("--engine", metavar="E", help="auto, sweeps or autograd (default: auto, the fastest valid one)")
     where.add_argument("--capture", metavar="C", help="the step as one CUDA graph: auto (default), on or off")
-    where.add_argument("--amp", metavar="A", help="auto, bf16 or off (default: auto, bf16 on a GPU that has it)")
+    where.add_argument("--amp", metavar="A", help="auto, bf16, fp16 (with a loss scale, for GPUs without bf16) or off "
+                                                  "(default: auto, bf16 on a GPU that has it)")
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")
     where.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/DATASET-METHOD-STEPS)")
@@ -206,7 +207,7 @@ def begin(job: Run, out: Path, resume: bool) -> None:
         files.write_json(out / "config.json", facts)
     print(f"{loop.title(job)} ({facts['weights']:,} weights): {facts['n_train']:,} training, "
           f"{facts['n_validation']:,} validation, {facts['n_test']:,} test images {facts['images_held']}; "
-          f"{facts['device_name']}, {'bf16' if job.bf16 else 'float32'}; {out}", flush=True)
+          f"{facts['device_name']}, {job.precision}; {out}", flush=True)
 
 
 def load_once(config: Config, ranks: Ranks) -> Dataset:

@@ -5,7 +5,8 @@ from .free_step import FreeStep
 from .inference import FastNetwork
 from .ranks import Ranks
 from .sweep_view import SweepView
-from .training_step import ENGINES, TrainingStep
+from .training_step import AMP, ENGINES, TrainingStep
 from .yopo_step import YopoStep
 
-__all__ = ["ENGINES", "AutogradView", "FastNetwork", "FreeStep", "Ranks", "SweepView", "TrainingStep", "YopoStep"]
+__all__ = ["AMP", "ENGINES", "AutogradView", "FastNetwork", "FreeStep", "Ranks", "SweepView", "TrainingStep",
+           "YopoStep"]

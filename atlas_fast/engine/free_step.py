@@ -60,11 +60,12 @@ class FreeStep(TrainingStep):
         self.view.flat = self._update.flat  # None before the first of all replays
         parts = self._parts.of(x, y, self._offset(x))
         results = [self._pass(part, d) for part, d in zip(parts, delta.chunk(len(parts)), strict=True)]
-        unusable, how = self._finish(), self.objective.crafting(self._ramp)
+        terms = mean_terms([terms for terms, _ in results])
+        unusable, how = self._finish(terms["loss"]), self.objective.crafting(self._ramp)
         for (_, g), d in zip(results, delta.chunk(len(parts)), strict=True):
             moved = (d + how.step_size * g.sign()).clamp_(-how.eps, how.eps)
             d.copy_(moved if unusable is None else torch.where(unusable, d, moved))
-        return mean_terms([terms for terms, _ in results])
+        return terms
 
     def _pass(self, part, delta) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Terms and the images' gradient; weight gradients are added to .grad."""

@@ -14,6 +14,7 @@ from . import program
 from .autograd_view import AutogradView
 from .beside import Beside
 from .capture import Captured, CudaRecorder
+from .loss_scale import LossScale, ScaledView
 from .parts import Part, Parts, mean_terms
 from .ranks import Ranks
 from .step_checks import held
@@ -23,7 +24,7 @@ from .weight_average import WeightAverage
 from .weight_perturbation import WeightPerturbation
 
 ENGINES = ("auto", "sweeps", "autograd")
-AMP = ("auto", "bf16", "off")
+AMP = ("auto", "bf16", "fp16", "off")
 SWITCH = ("auto", "on", "off")
 
 
@@ -33,8 +34,9 @@ class TrainingStep:
     model: images [N, C, H, W] in [0, 1] -> logits [N, classes], on its device already; it is run in the mode it is in.
     optimizer: of the model's parameters. engine: "sweeps" (explicit passes over the traced model, the faster one),
     "autograd" (any model), or "auto": sweeps where the model and the objective allow; `step.engine` says which runs,
-    `step.engine_reason` why it is not the sweeps (None where it is). amp: "bf16" (as autocast), "off" (float32), or
-    "auto": bf16 on a CUDA device that has it. augment: (x, rng) -> x on float images, or None; one with the attribute
+    `step.engine_reason` why it is not the sweeps (None where it is). amp: "bf16" (as autocast), "fp16" (for
+    GPUs without bf16; with a loss scale, see loss_scale.py), "off" (float32), or "auto": bf16 on a CUDA device that has
+    it, else off. augment: (x, rng) -> x on float images, or None; one with the attribute
     `accepts_uint8` gets the images as they come, and the keyword memory_format. seed: of all random numbers.
     bn_mode: BatchNorm while crafting, "train" (batch statistics) or "eval" (running ones); crafting never
     updates the running statistics. Images become channels-last where the model's convolutions are.
@@ -86,17 +88,19 @@ class TrainingStep:
         self.engine_reason = _why_autograd(engine, model, objective)
         self.engine = "sweeps" if self.engine_reason is None else "autograd"
         self.amp = _amp_dtype(amp, self.device)
+        self._scale = LossScale(self.device, self.ranks) if self.amp == torch.float16 else None
         _check_choice("overlap", overlap, ("on", "off"))
         shared = _check_choice("sync_bn", sync_bn, ("on", "off")) == "on" and self.ranks.size > 1
-        self.view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on",
-                                    self.ranks if shared else None)
+        view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on",
+                               self.ranks if shared else None)
+        self.view = view if self._scale is None else ScaledView(view, self._scale)
         self.rng = make_rng(seed, 0, self.device)
         self._memory_format = _memory_format(parameters)
         # float32 suffices, since images are float32; float64 models are for tests.
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
         self._parts = Parts(accumulate, objective)
-        self._update = Update(model, optimizer, self.ranks, self._parts.count)
+        self._update = Update(model, optimizer, self.ranks, self._parts.count, self._scale)
         self._perturbation = None if awp is None else WeightPerturbation(model, awp)
         self.perturbs = awp is not None
         self._average = None if ema is None else WeightAverage(model, ema)
@@ -146,6 +150,16 @@ class TrainingStep:
         return self._update.skipped
 
     @property
+    def loss_scale(self) -> float | None:
+        """What amp="fp16" multiplies gradients by, None without it; waits for the device."""
+        return None if self._scale is None else float(self._scale.value)
+
+    @property
+    def backoffs(self) -> int:
+        """How many steps changed nothing but the loss scale, since they overflowed with it; waits for the device."""
+        return 0 if self._scale is None else int(self._scale.backoffs)
+
+    @property
     def averaged(self) -> torch.nn.Module | None:
         """The network with averaged weights, in eval mode; None without `ema`."""
         return None if self._average is None else self._average.model
@@ -180,7 +194,7 @@ class TrainingStep:
         whole = self._update.optimizer.why_not_capturable is None
         terms = self._graph(x, y, self._settings(whole))
         if not whole:
-            self._finish()
+            self._finish(terms["loss"])
         return terms
 
     def _recorded(self, x, y) -> dict[str, torch.Tensor]:
@@ -191,7 +205,7 @@ class TrainingStep:
 
     def _whole(self, x, y) -> dict[str, torch.Tensor]:
         terms = self._gradients(x, y)
-        self._finish()
+        self._finish(terms["loss"])
         return terms
 
     def _gradients(self, x, y) -> dict[str, torch.Tensor]:
@@ -208,7 +222,7 @@ class TrainingStep:
         crafted = [self._crafted(part) for part in parts]
         for part, images in zip(parts, crafted, strict=True):
             self._loss(part, images)
-        self._update.share()
+        self._update.share_direction()
         self._perturbation.perturb()
         self._update.again()
         terms = [self._loss(part, images) for part, images in zip(parts, crafted, strict=True)]
@@ -234,9 +248,9 @@ class TrainingStep:
         """The index of the first image within the batch of all processes."""
         return self.ranks.rank * len(x)
 
-    def _finish(self) -> torch.Tensor | None:
+    def _finish(self, loss: torch.Tensor) -> torch.Tensor | None:
         """The optimiser's step and what follows it; returns whether there was none, 0-d bool on the device."""
-        unusable = self._update.finish()
+        unusable = self._update.finish(loss)
         if self._average is not None and unusable is not None:
             self._average.follow(unusable)
         return unusable
@@ -277,17 +291,22 @@ class TrainingStep:
         return x.contiguous(memory_format=self._memory_format) if x.dim() == 4 else x
 
     def state_dict(self) -> dict:
-        """{"seed", "step"}: all that a resumed run needs to draw the same random numbers; with `ema` the "average"."""
+        """{"seed", "step"}: all that a resumed run needs to draw the same random numbers; of `ema` the "average", of
+        amp="fp16" the "loss_scale"."""
         seed, step = self.rng.tolist()
-        average = {} if self._average is None else {"average": self._average.state_dict()}
-        return {"seed": seed, "step": step, **average}
+        return {"seed": seed, "step": step, **{name: part.state_dict() for name, part in self._stateful.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state` was taken. Raises UserError where it lacks what this step holds."""
-        held(state, *(() if self._average is None else ("average",)))
+        held(state, *self._stateful)
         self.rng.copy_(make_rng(state["seed"], state["step"]))
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
+        for name, part in self._stateful.items():
+            part.load_state_dict(state[name])
+
+    @property
+    def _stateful(self) -> dict[str, WeightAverage | LossScale]:
+        parts = {"average": self._average, "loss_scale": self._scale}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _check_optimizer(parameters, optimizer) -> None:
@@ -326,7 +345,7 @@ def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
-    return torch.bfloat16 if amp == "bf16" else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
 
 
 def _memory_format(parameters) -> torch.memory_format:

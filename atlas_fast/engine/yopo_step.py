@@ -77,8 +77,10 @@ class YopoStep(TrainingStep):
         with self._first.watched() as gradients, self._autocast(), self.view.sharing():
             logits = self.model(x_adv)
         check_logits(logits, y)
-        loss, terms, dlogits = self.objective.head({"adv": logits.detach()}, y, self._ramp)
-        torch.autograd.backward(logits, dlogits["adv"], inputs=inputs)
+        detached = logits.detach() if self._scale is None else logits.detach().float()
+        loss, terms, dlogits = self.objective.head({"adv": detached}, y, self._ramp)
+        seed = dlogits["adv"] if self._scale is None else (dlogits["adv"] * self._scale.value).to(logits.dtype)
+        torch.autograd.backward(logits, seed, inputs=inputs)  # p carries the scale on to what follows from it
         return {"loss": loss, **terms}, gradients[0]
 
     def _ascend(self, x, x_adv, p, how) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..engine import ENGINES
+from ..engine import AMP, ENGINES
 from ..errors import UserError
 from ..objectives import PRESETS, grad_align_weight, parameters
 from .defaults import DEFAULTS, METHODS, ONE_STEP, OWN, RAMP_EPOCHS, STEP_OF_EPS, STEPS
@@ -141,7 +141,7 @@ def resolve(given: dict) -> Config:
         augment=_augment(dataset, given.get("augment", row.augment), given),
         bn_mode=_choice("--bn-mode", given.get("bn_mode", "train"), ("train", "eval")),
         engine=_choice("--engine", given.get("engine", "auto"), ENGINES),
-        amp=_choice("--amp", given.get("amp", "auto"), ("auto", "bf16", "off")),
+        amp=_choice("--amp", given.get("amp", "auto"), AMP),
         capture=_choice("--capture", given.get("capture", "auto"), ("auto", "on", "off")),
         schedule=_choice("--schedule", given.get("schedule", "guided"), ("guided", "fixed")),
         on_overfitting=_choice("--on-overfitting", given.get("on_overfitting", "continue"), ON_OVERFITTING),

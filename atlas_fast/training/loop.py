@@ -100,7 +100,8 @@ def one_epoch(run: Run, progress: Progress, saver: Saver | None = None,
     with contextlib.nullcontext() if saver is None else saver.interruptible(len(run.batches)):
         measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
     eps = config.eps_at(schedule.ramp(number))
-    line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad}
+    line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad,
+            **run.scaling}
     if config.has_adversary:
         line["overfitted"] = run.watch.update(line)
     # Selecting a plainly trained network by its robust accuracy (near 0) would select noise.

@@ -48,6 +48,18 @@ class Run:
         return self.step.amp == torch.bfloat16
 
     @property
+    def precision(self) -> str:
+        """Of the training's convolutions and products. In fp16 only the training runs: validation is in float32."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.step.amp, "float32")
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        """For the log: the loss scale of fp16, and the steps that were left out to halve it."""
+        if self.step.loss_scale is None:
+            return {}
+        return {"loss_scale": self.step.loss_scale, "backoffs": self.step.backoffs}
+
+    @property
     def network(self) -> nn.Module:
         """What is validated and kept: the network with averaged weights, where there is one, else the trained one."""
         return self.model if self.step.averaged is None else self.step.averaged

@@ -189,7 +189,7 @@ def test_bfloat16_on_a_cpu(method):
 
 @pytest.mark.parametrize(("keywords", "message"), [
     ({"engine": "warp"}, "engine must be one of auto, sweeps, autograd"),
-    ({"amp": "fp16"}, "amp must be one of auto, bf16, off"),
+    ({"amp": "fp8"}, "amp must be one of auto, bf16, fp16, off"),
     ({"bn_mode": "frozen"}, "bn_mode must be one of train, eval"),
 ])
 def test_unknown_settings_are_refused(keywords, message):

@@ -52,6 +52,10 @@ def backward(saved, g, module, relu, input_too, grads, total, extra):
 def tangent(saved, recorded, t, t_b, module, relu, grads):
     """(tangent of z, tangent of act, second-order adjoint of z or None)."""
     D, sums = recorded
-    summed, out, extra = norm_relu_tangent(t, t_b, D, saved.z, saved.mean, saved.rstd, module.weight, module.bias, sums,
+    z, dtype = saved.z, saved.z.dtype
+    if dtype == torch.float16:  # for which the operation has no kernel
+        t, t_b, D, z = (None if v is None else v.float() for v in (t, t_b, D, z))
+    summed, out, extra = norm_relu_tangent(t, t_b, D, z, saved.mean, saved.rstd, module.weight, module.bias, sums,
                                            grads.slot(module.weight), len(saved.mean), saved.batch, relu)
-    return (t if t_b is None else summed), out, extra if saved.batch else None
+    summed = t if t_b is None else summed
+    return summed.to(dtype), out.to(dtype), extra.to(dtype) if saved.batch else None
