@@ -1,12 +1,25 @@
 """Checks and conversions that the image operations share."""
 
-import math
+from numbers import Integral, Real
 
 import torch
 
 from ..errors import UserError
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
+
+
+def check_tensors(what: str, *values) -> None:
+    """All are tensors. Raises UserError."""
+    for value in values:
+        if not isinstance(value, torch.Tensor):
+            raise UserError(f"{what} needs tensors, got {type(value).__name__}")
+
+
+def whole(value, low: int) -> bool:
+    """Whether `value` is a whole number from `low` up that fits in 63 bits."""
+    return isinstance(value, Integral) and low <= value < 2**63
 
 
 def number_and_tensor(value, name: str, x: torch.Tensor) -> tuple[float, torch.Tensor | None]:
@@ -15,16 +28,18 @@ def number_and_tensor(value, name: str, x: torch.Tensor) -> tuple[float, torch.T
     A tensor stays on the device (a captured graph reads it at every replay), in the type that the kernel computes in:
     float64 for float64 images, else float32.
     """
+    dtype = compute_dtype(x.dtype)
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1 or value.device != x.device:
+        if value.numel() != 1 or value.device != x.device or value.is_complex():
             raise UserError(f"{name} must be a number or a scalar tensor on {x.device}, got {list(value.shape)} "
-                            f"on {value.device}")
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+                            f"{value.dtype} on {value.device}")
         return 1.0, value.detach().to(dtype).reshape(())
-    value = float(value)
-    if not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{name} must be finite and >= 0, got {value}")
-    return value, None
+    if not isinstance(value, Real):
+        raise UserError(f"{name} must be a number or a scalar tensor on {x.device}, got {type(value).__name__}")
+    if not 0 <= value <= _LARGEST[dtype]:  # beyond, it would be infinite to the kernel, and infinity times 0 is NaN
+        raise UserError(f"{name} must be finite and >= 0 (up to {_LARGEST[dtype]:.3g}, computed in {dtype}), "
+                        f"got {value if isinstance(value, float) else type(value).__name__}")
+    return float(value), None
 
 
 def scaled(value: float, tensor: torch.Tensor | None, dtype: torch.dtype):
@@ -39,6 +54,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_images(x: torch.Tensor, *others: torch.Tensor, what: str) -> None:
     """All tensors: at least 2-d (samples first), one floating dtype, one shape, one device."""
+    check_tensors(what, x, *others)
     if x.dtype not in FLOATS:
         raise UserError(f"{what} needs float32, float64 or bfloat16 images, got {x.dtype}")
     if x.dim() < 2:

@@ -7,7 +7,7 @@ travel as one batch of two groups. Statistics and parameters are float32 (float6
 import torch
 
 from ..errors import UserError
-from ._arguments import check_images, compute_dtype
+from ._arguments import check_images, check_tensors, compute_dtype, whole
 
 
 def per_sample(statistics: torch.Tensor, samples: int) -> torch.Tensor:
@@ -58,8 +58,8 @@ def check_activations(what: str, x: torch.Tensor, groups: int, *others: torch.Te
     check_images(x, *(other for other in others if other is not None), what=what)
     if x.dim() != 4:
         raise UserError(f"{what} needs activations [N,C,H,W], got shape {list(x.shape)}")
-    if groups < 1 or len(x) % groups:
-        raise UserError(f"{what} needs groups that divide the {len(x)} samples, got {groups}")
+    if not whole(groups, 1) or len(x) % groups:
+        raise UserError(f"{what} needs groups that divide the {len(x)} samples, got {groups!r}")
 
 
 def check_parameters(what: str, x: torch.Tensor, shape: tuple[int, ...], **tensors: torch.Tensor | None) -> None:
@@ -68,6 +68,7 @@ def check_parameters(what: str, x: torch.Tensor, shape: tuple[int, ...], **tenso
     for name, tensor in tensors.items():
         if tensor is None:
             continue
+        check_tensors(what, tensor)
         if tensor.shape != shape or tensor.dtype != dtype or tensor.device != x.device or not tensor.is_contiguous():
             raise UserError(f"{what} needs {name} contiguous {list(shape)} {dtype} on {x.device} for {x.dtype} "
                             f"activations, got {list(tensor.shape)} {tensor.dtype} on {tensor.device}")

@@ -10,12 +10,12 @@ loss = mean CE + beta mean KL (equations 13, 14 and D.1 of the paper). The gradi
 which underflows contributes 0 instead of NaN.
 """
 
-import math
+from numbers import Real
 
 import torch
 
 from ..errors import UserError
-from ._arguments import FLOATS, compute_dtype, number_and_tensor, scaled
+from ._arguments import FLOATS, check_tensors, compute_dtype, number_and_tensor, scaled
 from ._once import once
 from ._registry import define
 
@@ -57,6 +57,7 @@ _op = define("ce_kl", "(Tensor first, Tensor? second, Tensor target, float beta,
 
 
 def _check(first, second, target, label_smoothing):
+    check_tensors("ce_kl", first, target, *(() if second is None else (second,)))
     if first.dim() != 2 or first.dtype not in FLOATS:
         raise UserError("ce_kl needs float32, float64 or bfloat16 logits [N, C], got "
                         f"{first.dtype} {list(first.shape)}")
@@ -67,8 +68,8 @@ def _check(first, second, target, label_smoothing):
     if target.shape != first.shape[:1] or target.dtype != torch.int64 or target.device != first.device:
         raise UserError(f"ce_kl needs int64 targets [{first.shape[0]}] on {first.device}, got {target.dtype} "
                         f"{list(target.shape)} on {target.device}")
-    if not (0 <= label_smoothing <= 1 and math.isfinite(label_smoothing)):
-        raise UserError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
+        raise UserError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
 
 
 def ce_kl_terms(first: torch.Tensor, second: torch.Tensor | None, target: torch.Tensor, beta, reverse: bool = False,

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UserError
 from . import rng as _rng
+from ._arguments import check_tensors
 from ._registry import define
 
 
@@ -74,6 +75,7 @@ def crop_flip(x: torch.Tensor, rng: torch.Tensor | None, padding: int = 4, flip:
     purpose: fourth counter word; sample_offset: global index of the first sample.
     Raises UserError for a wrong dtype, shape, layout or device.
     """
+    check_tensors("crop_flip", x, *(() if index is None else (index,)))
     if x.dtype not in (torch.uint8, torch.float32, torch.float64) or x.dim() != 4:
         raise UserError(f"crop_flip needs uint8, float32 or float64 images [N, C, H, W], got {x.dtype} {list(x.shape)}")
     if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding < 2**16:
@@ -85,5 +87,6 @@ def crop_flip(x: torch.Tensor, rng: torch.Tensor | None, padding: int = 4, flip:
             raise UserError(f"index must be an int64 tensor [B] on {x.device}, got {index.dtype} {list(index.shape)} "
                             f"on {index.device}")
         index = index.contiguous()
+    _rng.check_counter(purpose, sample_offset)
     rng = _rng.resolve_rng(rng, x.device) if padding or flip else None
     return _op(x.detach(), rng, padding, flip, index, memory_format == torch.channels_last, purpose, sample_offset)

@@ -8,7 +8,7 @@ The start is not read from memory: its Philox counter gives it again.
 import torch
 
 from . import rng as _rng
-from ._arguments import check_images, number_and_tensor
+from ._arguments import check_images, check_tensors, number_and_tensor
 from ._registry import define
 from .pgd_step import pgd_step_reference
 from .random_start import random_start_reference
@@ -40,5 +40,7 @@ def fgsm(x: torch.Tensor, grad: torch.Tensor, eps, step_size, rng: torch.Tensor,
     Raises UserError for mismatched shapes, dtypes or devices.
     """
     check_images(x, grad, what="fgsm")
+    check_tensors("fgsm", rng)  # without one the start would be another than the gradient's
+    _rng.check_counter(purpose, sample_offset)
     return _op(x.detach(), grad.detach(), *number_and_tensor(eps, "eps", x),
                *number_and_tensor(step_size, "step_size", x), _rng.resolve_rng(rng, x.device), purpose, sample_offset)

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UserError
 from . import rng as _rng
+from ._arguments import FLOATS, check_tensors, whole
 from .squared_norm import SquaredNorm
 from .unit_vectors import unit_vectors, unit_vectors_reference
 
@@ -19,18 +20,24 @@ def project(logits: torch.Tensor, x: torch.Tensor, directions: torch.Tensor) -> 
 
     Samples must not interact for this to be exact per sample: train-mode BatchNorm couples them.
     """
-    rows = [torch.autograd.grad(logits, x, v, create_graph=True)[0] for v in directions.to(logits.dtype)]
+    rows = [torch.autograd.grad(logits, x, v, create_graph=True, allow_unused=True)[0]
+            for v in directions.to(logits.dtype)]
+    if rows[0] is None:
+        raise UserError("jacobian_norm needs logits that were computed from x")
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def _check(logits: torch.Tensor, x: torch.Tensor, num_projections: int) -> None:
-    if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
+    check_tensors("jacobian_norm", logits, x)
+    if logits.dim() != 2 or x.dim() < 1 or len(logits) != len(x) or logits.shape[1] == 0:
         raise UserError("jacobian_norm needs logits [N, C] of the images [N, ...], got "
                         f"{list(logits.shape)} and {list(x.shape)}")
+    if x.dtype not in FLOATS:
+        raise UserError(f"jacobian_norm needs float32, float64 or bfloat16 images, got {x.dtype}")
     if not x.requires_grad or not logits.requires_grad:
         raise UserError("jacobian_norm needs x.requires_grad_() before the logits are computed from it")
-    if num_projections < 1:
-        raise UserError(f"num_projections must be at least 1, got {num_projections}")
+    if not whole(num_projections, 1):
+        raise UserError(f"num_projections must be a whole number of at least 1, got {num_projections!r}")
 
 
 def jacobian_norm_reference(logits, x, num_projections=1, rng=None):

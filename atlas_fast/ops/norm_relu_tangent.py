@@ -30,7 +30,7 @@ def norm_relu_tangent_reference(t, t_residual, g, z, mean, rstd, weight, bias, s
     means = torch.stack([_norm.group_sums(value, groups) for value in products]) / max(n, 1)
     q, *rest = means if average is None or not batch_statistics else average(means)
     if batch_statistics:
-        s1, s2 = sums / n
+        s1, s2 = sums / max(n, 1)
         mt, ta = rest
         q = q - mt * s1 - ta * s2
         factor, mt, ta, s1, s2, q_yh = (_norm.per_sample(v, samples)

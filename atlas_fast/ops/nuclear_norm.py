@@ -13,7 +13,8 @@ import math
 
 import torch
 
-from ._arguments import compute_dtype
+from ..errors import UserError
+from ._arguments import FLOATS, check_tensors, compute_dtype
 from ._once import once
 
 _SMALLEST = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -38,9 +39,17 @@ def polar_factor(matrix: torch.Tensor) -> torch.Tensor:
     """P = U V^T of a matrix [M, N], float32 or float64 as it computes; 0 where the matrix is 0. No gradient.
 
     Directions whose singular value is 0 get 0; below 1e-6 (float64: 1e-12) of ||D||_F something between 0 and 1.
+    Raises UserError for another shape or dtype.
     """
+    check_tensors("nuclear_norm", matrix)
+    if matrix.dim() != 2 or matrix.dtype not in FLOATS:
+        raise UserError("nuclear_norm needs a float32, float64 or bfloat16 matrix [M, N], got "
+                        f"{matrix.dtype} {list(matrix.shape)}")
     d = matrix.detach().to(compute_dtype(matrix.dtype))
+    if d.numel() == 0:
+        return d
     x = d if len(d) >= d.shape[1] else d.mT
+    x = x / x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)  # or squares of large and small entries leave the range
     x = x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
     for a, b in _schedule(x.dtype):
         x = torch.addmm(x, x, x.mT @ x, beta=a, alpha=b)
@@ -61,5 +70,5 @@ class _NuclearNorm(torch.autograd.Function):
 
 
 def nuclear_norm(matrix: torch.Tensor) -> torch.Tensor:
-    """||D||_* of a matrix [M, N], 0-d, differentiable once; waits for nothing on the device."""
+    """||D||_* of a matrix [M, N], 0-d, differentiable once; waits for nothing on the device. Errors as above."""
     return _NuclearNorm.apply(matrix)

@@ -37,4 +37,5 @@ def random_start(x: torch.Tensor, eps, rng: torch.Tensor | None = None, purpose:
     Raises UserError for a wrong dtype, shape or device.
     """
     check_images(x, what="random_start")
+    _rng.check_counter(purpose, sample_offset)
     return _op(x.detach(), *number_and_tensor(eps, "eps", x), _rng.resolve_rng(rng, x.device), purpose, sample_offset)

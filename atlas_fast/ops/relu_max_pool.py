@@ -10,10 +10,12 @@ The rectified image is never stored, nor are 64-bit indices, and neither x nor y
 number, the last of several in a window, and lets gradients through, as in PyTorch.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import UserError
-from ._arguments import FLOATS, compute_dtype
+from ._arguments import FLOATS, check_tensors, compute_dtype, whole
 from ._registry import define, has_kernel
 
 NONE = 255
@@ -93,15 +95,24 @@ def has_kernel_for(x: torch.Tensor, kernel) -> bool:
             and kernel[0] * kernel[1] <= NONE)
 
 
-def _check(x, kernel, what):
+def _check_pair(what, name, pair):
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(whole(n, 0) and n < 2**31 for n in pair):
+        raise UserError(f"{what} needs {name} as a pair (height, width) of whole numbers below 2^31, got {pair!r}")
+
+
+def _check(x, what, kernel, stride, padding, dilation):
+    check_tensors(what, x)
+    for name, pair in (("kernel", kernel), ("stride", stride), ("padding", padding), ("dilation", dilation)):
+        _check_pair(what, name, pair)
     if x.dtype not in FLOATS or x.dim() != 4:
         raise UserError(f"{what} needs float32, float64 or bfloat16 images [N,C,H,W], got {list(x.shape)} {x.dtype}")
     if kernel[0] * kernel[1] > NONE:
         raise UserError(f"{what} needs windows of at most {NONE} pixels, got {kernel[0]}x{kernel[1]}")
 
 
-def _check_codes(values, codes, kernel, what):
-    _check(values, kernel, what)
+def _check_codes(values, codes, what, *window):
+    _check(values, what, *window)
+    check_tensors(what, codes)
     if codes.dtype != torch.uint8 or codes.dim() != 4 or codes.shape[:2] != values.shape[:2]:
         raise UserError(f"{what} needs the uint8 codes [N,C,h,w] of relu_max_pool, got {list(codes.shape)} "
                         f"{codes.dtype} for {list(values.shape)}")
@@ -115,7 +126,7 @@ def relu_max_pool(x: torch.Tensor, kernel, stride, padding=(0, 0), dilation=(1, 
     results. kernel, stride, padding, dilation: pairs (height, width) as in max_pool2d, kernel of at most 255 pixels.
     Raises UserError for another shape, dtype or a larger kernel, RuntimeError for a geometry that max_pool2d refuses.
     """
-    _check(x, kernel, "relu_max_pool")
+    _check(x, "relu_max_pool", kernel, stride, padding, dilation)
     return _op(x.detach(), kernel, stride, padding, dilation, ceil_mode)
 
 
@@ -126,7 +137,8 @@ def relu_max_pool_backward(g: torch.Tensor, codes: torch.Tensor, size, kernel, s
     codes: as relu_max_pool returned them, for the same windows; size: (H, W) of x. Layout as codes.
     Raises UserError for other shapes or dtypes.
     """
-    _check_codes(g, codes, kernel, "relu_max_pool_backward")
+    _check_codes(g, codes, "relu_max_pool_backward", kernel, stride, padding, dilation)
+    _check_pair("relu_max_pool_backward", "size", size)
     if g.shape != codes.shape:
         raise UserError(f"relu_max_pool_backward needs g and codes of one shape, got {list(g.shape)} and "
                         f"{list(codes.shape)}")
@@ -139,5 +151,5 @@ def relu_max_pool_tangent(t: torch.Tensor, codes: torch.Tensor, kernel, stride, 
 
     codes: as relu_max_pool returned them, for the same windows. Raises UserError for other shapes or dtypes.
     """
-    _check_codes(t, codes, kernel, "relu_max_pool_tangent")
+    _check_codes(t, codes, "relu_max_pool_tangent", kernel, stride, padding, dilation)
     return _tangent(t.detach(), codes, kernel, stride, padding, dilation)

@@ -9,9 +9,12 @@ layout, batch split over ranks, graph replay and resume leave every number as it
 `rng` is an int64 tensor [2] = (seed, step) on the device of the data; whoever runs a training step advances `step`.
 """
 
+from numbers import Integral
+
 import torch
 
 from ..errors import UserError
+from ._arguments import check_tensors, whole
 from ._registry import define
 
 RANDOM_START, PROJECTION, SHUFFLE, AUGMENT, SPLIT, INIT, NOISE = range(7)
@@ -24,15 +27,17 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 def make_rng(seed: int, step: int = 0, device: torch.device | str = "cpu") -> torch.Tensor:
     """The state of a stream: int64 tensor [2] = (seed, step). seed: any 64-bit integer; step >= 0 (32 bits count)."""
-    if not -(2**63) <= seed < 2**64:
-        raise UserError(f"seed must fit in 64 bits, got {seed}")
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise UserError(f"seed must be a whole number that fits in 64 bits, got {seed!r}")
+    if not whole(step, 0):
+        raise UserError(f"step must be a whole number of at least 0, got {step!r}")
     signed = seed - 2**64 if seed >= 2**63 else seed
     return torch.tensor([signed, step], dtype=torch.int64, device=device)
 
 
 def stream(purpose: int, draw: int = 0) -> int:
     """The fourth counter word: what the numbers are for (0..255) and which draw of it (0..2^23-1)."""
-    if not 0 <= purpose < 256 or not 0 <= draw < 2**23:
+    if not (whole(purpose, 0) and whole(draw, 0) and purpose < 256 and draw < 2**23):
         raise UserError(f"purpose must be in 0..255 and draw in 0..{2**23 - 1}, got {purpose} and {draw}")
     return purpose | draw << 8
 
@@ -42,10 +47,19 @@ def resolve_rng(rng: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     if rng is None:
         seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
         return torch.stack([seed, torch.zeros_like(seed)]).to(device)
+    check_tensors("rng", rng)
     if rng.dtype != torch.int64 or rng.shape != (2,) or rng.device != device:
         raise UserError(f"rng must be an int64 tensor [2] (seed, step) on {device}, got {rng.dtype} {list(rng.shape)} "
                         f"on {rng.device}; atlas_fast.ops.make_rng makes one")
-    return rng
+    return rng.contiguous()
+
+
+def check_counter(purpose: int, sample_offset: int) -> None:
+    """purpose: 32 bits (`stream`); sample_offset: a whole number. Raises UserError."""
+    if not whole(purpose, 0) or purpose >= 2**32:
+        raise UserError(f"purpose must be a whole number of 32 bits (atlas_fast.ops.stream makes one), got {purpose!r}")
+    if not whole(sample_offset, -(2**62)) or sample_offset >= 2**62:
+        raise UserError(f"sample_offset must be a whole number of at most 62 bits, got {sample_offset!r}")
 
 
 def philox_reference(key: tuple, counter: tuple, rounds: int = 10) -> tuple[torch.Tensor, ...]:
@@ -95,6 +109,8 @@ def random_bits(rng: torch.Tensor, samples: int, n: int, purpose: int = 0, sampl
 
     purpose: fourth counter word (`stream(purpose, draw)`); sample_offset: global index of the first sample.
     """
-    if samples < 0 or n < 0:
-        raise UserError(f"random_bits needs samples >= 0 and n >= 0, got {samples} and {n}")
+    if not whole(samples, 0) or not whole(n, 0):
+        raise UserError(f"random_bits needs whole numbers samples >= 0 and n >= 0, got {samples!r} and {n!r}")
+    check_tensors("random_bits", rng)
+    check_counter(purpose, sample_offset)
     return _op(resolve_rng(rng, rng.device), samples, n, purpose, sample_offset)

@@ -9,7 +9,7 @@ weight is the alpha of the loss (times its ramp).
 import torch
 
 from ..errors import UserError
-from ._arguments import FLOATS, compute_dtype, number_and_tensor, scaled
+from ._arguments import FLOATS, check_tensors, compute_dtype, number_and_tensor, scaled
 from ._once import once
 from ._registry import define
 
@@ -39,6 +39,7 @@ def squared_norm(g: torch.Tensor, scale: float = 1.0, weight=1.0) -> tuple[torch
     g: any shape; float32, float64 or bfloat16. The value is 0-d float32 (float64 for float64), the gradient is like g.
     scale: a number; weight: a number or a 0-d tensor on the device. Raises UserError for another dtype.
     """
+    check_tensors("squared_norm", g)
     if g.dtype not in FLOATS:
         raise UserError(f"squared_norm needs float32, float64 or bfloat16, got {g.dtype}")
     return _op(g.detach(), scale, *number_and_tensor(weight, "weight", g), True)

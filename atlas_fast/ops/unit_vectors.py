@@ -13,6 +13,7 @@ import torch
 
 from ..errors import UserError
 from . import rng as _rng
+from ._arguments import whole
 from ._registry import define
 
 _SMALLEST = 2.0**-24
@@ -51,8 +52,9 @@ def unit_vectors(rng: torch.Tensor | None, samples: int, classes: int, draws: in
     rng: int64 [2] (seed, step) on the wanted device, or None (then `device`, default CPU). Each sample and draw has its
     own direction. Raises UserError for samples < 0, classes < 1 or draws < 1.
     """
-    if samples < 0 or classes < 1 or draws < 1:
-        raise UserError("unit_vectors needs samples >= 0, classes >= 1 and draws >= 1, "
-                        f"got {samples}, {classes}, {draws}")
+    if not whole(samples, 0) or not whole(classes, 1) or not whole(draws, 1):
+        raise UserError("unit_vectors needs whole numbers samples >= 0, classes >= 1 and draws >= 1, "
+                        f"got {samples!r}, {classes!r}, {draws!r}")
+    _rng.check_counter(purpose, sample_offset)
     device = torch.device(device if device is not None else "cpu") if rng is None else rng.device
     return _op(_rng.resolve_rng(rng, device), samples, classes, draws, purpose, sample_offset)

@@ -14,7 +14,7 @@ AF_INLINE float log_unit(float v) {
   memcpy(&bits, &v, sizeof(bits));
   // v = m 2^e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) puts the cut there.
   const int32_t e = (bits - 0x3F3504F3) >> 23;
-  const int32_t mantissa = bits - (e << 23);
+  const int32_t mantissa = bits - e * (1 << 23);  // e may be negative: shifting it is not defined before C++20
   float m;
   memcpy(&m, &mantissa, sizeof(m));
   const float x = m - 1.0f, z = x * x, k = static_cast<float>(e);

@@ -7,7 +7,8 @@ namespace atlas_fast {
 template <class T>
 AF_INLINE T pgd_step(T x, T x_adv, T grad, T eps, T step) {
   const T moved = add(x_adv, mul(step, sign(grad)));
-  return clamp(clamp(moved, add(x, -eps), add(x, eps)), T(0), T(1));
+  const T projected = clamp(moved, add(x, -eps), add(x, eps));
+  return clamp(x == x ? projected : x, T(0), T(1));  // around NaN is no ball
 }
 
 }  // namespace atlas_fast

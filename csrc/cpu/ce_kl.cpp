@@ -50,7 +50,7 @@ AF_INLINE void row(const T* first, const T* second, int64_t target, T* __restric
                    const Scratch<C>& s) {
   softmax(first, s.log_p, s.p, classes, s.padded);
   const C floor = smoothing / static_cast<C>(classes);
-  ce = -static_cast<double>(1 - smoothing) * s.log_p[target];
+  ce = smoothing < 1 ? -static_cast<double>(1 - smoothing) * s.log_p[target] : 0;  // the logarithm may be infinite
   if (smoothing > 0)
     for (int64_t i = 0; i < classes; ++i) ce -= static_cast<double>(floor) * s.log_p[i];
   C row_kl = 0;

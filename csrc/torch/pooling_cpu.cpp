@@ -15,9 +15,9 @@ constexpr int64_t grain = 16384;  // elements a thread should get at least
 
 // Output size of one dimension, as PyTorch has it: the last window of ceil_mode begins in the image or its left padding.
 int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
-  const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
+  const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
   if (room < 0) return 0;
-  const int64_t out = (room + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+  const int64_t out = room / stride + 1;
   return ceil_mode && (out - 1) * stride >= size + padding ? out - 1 : out;
 }
 
@@ -28,6 +28,8 @@ Pool windows(int64_t height, int64_t width, int64_t channels, const Sizes& kerne
     STD_TORCH_CHECK(pair.size() == 2, op, ": kernel, stride, padding and dilation are pairs");
   Pool p{height, width, channels, 0, 0, {}, {}, {}, {}};
   for (int d = 0; d < 2; ++d) {
+    for (const int64_t n : {kernel[d], stride[d], padding[d], dilation[d]})
+      STD_TORCH_CHECK(n < int64_t(1) << 31, op, ": kernel, stride, padding and dilation must be below 2^31");
     STD_TORCH_CHECK(kernel[d] > 0 && stride[d] > 0 && dilation[d] > 0 && padding[d] >= 0 && padding[d] <= kernel[d] / 2,
                     op, ": kernel, stride and dilation must be positive and the padding at most half the kernel");
     p.kernel[d] = kernel[d], p.stride[d] = stride[d], p.padding[d] = padding[d], p.dilation[d] = dilation[d];

@@ -11,9 +11,10 @@ _BLOCK = 1024
 
 @triton.jit
 def projected_step(x, x_adv, grad, eps, step_size):
-    """All in the computing precision. sign(0) = sign(NaN) = 0."""
+    """All in the computing precision. sign(0) = sign(NaN) = 0; NaN where x is NaN, around which is no ball."""
     sign = (grad > 0).to(x.dtype) - (grad < 0).to(x.dtype)
-    return clamp(clamp(x_adv + sign * step_size, x - eps, x + eps), 0.0, 1.0)
+    projected = clamp(x_adv + sign * step_size, x - eps, x + eps)
+    return clamp(tl.where(x == x, projected, x), 0.0, 1.0)
 
 
 @triton.jit
