@@ -59,7 +59,7 @@ class APGD:
 class APGDTargeted:
     """APGD-T: APGD on the targeted DLR loss towards the classes with the 2nd, 3rd, ... highest logit at x in turn.
 
-    targets: how many classes (one less than there are, at most); the others as for `APGD`, restarts for each target.
+    eps: radius in pixel units; targets: how many classes (one less than there are, at most); the others as for `APGD`, restarts for each target.
     Needs 4 classes or more. Raises UserError for values that make no sense.
     """
 
@@ -77,7 +77,11 @@ class APGDTargeted:
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
                  sample_offset: int = 0) -> torch.Tensor:
-        """As `APGD`; a sample is fooled when any class but y is predicted."""
+        """As `APGD`: x_adv like x; a sample is fooled when any class but y is predicted.
+
+        model: images -> logits [N, C], or a `Network` of it; x: float images [N, ...] in [0, 1]; y: int64 labels [N];
+        rng, sample_offset: as of `APGD`. Raises UserError for other inputs or a model that returns no logits [N, C].
+        """
         return _attack(self, model, x, y, rng, sample_offset, targeted_dlr, self.targets)
 
 

@@ -87,7 +87,10 @@ class AutoAttack:
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
                  sample_offset: int = 0) -> torch.Tensor:
-        """x_adv of `run`."""
+        """x_adv of `run`, like x, within eps of x and in [0, 1]; the arguments and the errors are those of `run`.
+
+        model: images -> logits [N, classes]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]. Raises UserError.
+        """
         return self.run(model, x, y, rng, sample_offset).x_adv
 
     def run(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,

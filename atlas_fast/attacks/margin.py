@@ -39,7 +39,8 @@ class MultiTargeted(ProjectedAscent):
     """Multi-T. Defaults: the paper's on WRN-28-8, 5 restarts of 20 steps for every wrong class; on the small CNN 20 of
     50. Every target of every restart has a random start of its own.
 
-    The other arguments are those of `Untargeted`; the targets of a sample run side by side and leave together.
+    eps, step_size: pixel units; the other arguments are those of `Untargeted`. The targets of a sample run side by side
+    and leave together. Raises UserError for values that make no sense.
     """
 
     def __init__(self, eps: float, step_size: float | None = None, steps: int = 20, restarts: int = 5,

@@ -63,8 +63,11 @@ class RayS:
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
                  sample_offset: int = 0) -> torch.Tensor:
-        """x_adv like x: the image found where its distance is at most eps, x elsewhere. rng and sample_offset, which
-        attacks have in common, change nothing. See `search` for the arguments and errors."""
+        """x_adv like x: the image found where its distance is at most eps, x elsewhere.
+
+        model: images -> logits [N, C]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]; rng, sample_offset:
+        attacks have them in common, here they change nothing. Raises UserError for other inputs, as `search` does.
+        """
         result = self.search(model, x, y)
         return torch.where(per_image(result.distance <= self.eps, x), result.x_final, x.detach())
 
