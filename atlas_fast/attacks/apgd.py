@@ -59,8 +59,8 @@ class APGD:
 class APGDTargeted:
     """APGD-T: APGD on the targeted DLR loss towards the classes with the 2nd, 3rd, ... highest logit at x in turn.
 
-    eps: radius in pixel units; targets: how many classes (one less than there are, at most); the others as for `APGD`, restarts for each target.
-    Needs 4 classes or more. Raises UserError for values that make no sense.
+    eps: radius in pixel units; targets: how many classes (one less than there are, at most); the others as for `APGD`,
+    restarts for each target. Needs 4 classes or more. Raises UserError for values that make no sense.
     """
 
     def __init__(self, eps: float, steps: int = 100, restarts: int = 1, targets: int = 9, rho: float = 0.75,

@@ -89,7 +89,8 @@ class AutoAttack:
                  sample_offset: int = 0) -> torch.Tensor:
         """x_adv of `run`, like x, within eps of x and in [0, 1]; the arguments and the errors are those of `run`.
 
-        model: images -> logits [N, classes]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]. Raises UserError.
+        model: images -> logits [N, classes]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]. Raises
+        UserError.
         """
         return self.run(model, x, y, rng, sample_offset).x_adv
 
