@@ -23,10 +23,11 @@ def load_own_state(run: Run, state: dict[str, torch.Tensor], done: int) -> None:
     if len(state["generator"]) != run.ranks.size:
         torch.manual_seed((torch.initial_seed() + done * 2**48) % 2**63)
         return
-    torch.set_rng_state(state["generator"][run.ranks.rank].cpu())
+    # Copies, since set_rng_state crashes on a part of a larger tensor (torch 2.15).
+    torch.set_rng_state(state["generator"][run.ranks.rank].cpu().clone())
     if run.device.type == "cuda":
         if "device_generator" in state:
-            torch.cuda.set_rng_state(state["device_generator"][run.ranks.rank].cpu(), run.device)
+            torch.cuda.set_rng_state(state["device_generator"][run.ranks.rank].cpu().clone(), run.device)
         else:
             torch.cuda.manual_seed((torch.initial_seed() + done * 2**48) % 2**63)
     if "statistics" in state:

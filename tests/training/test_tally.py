@@ -110,3 +110,21 @@ def test_a_run_of_bad_batches_ends_with_what_was_saved(small_run, read_log, monk
     monkeypatch.undo()
     assert train.main(["--resume", "--out", str(folder)]) == 0
     assert len(read_log(folder)) == 4
+
+
+def test_weights_that_are_not_finite_are_not_saved(small_run, monkeypatch, tmp_path):
+    """Every loss and gradient was finite, but the update was not."""
+    original, calls = TrainingStep.__call__, []
+
+    def broken(self, x, y):
+        terms = original(self, x, y)
+        calls.append(1)
+        if len(calls) == 5:
+            list(self.model.parameters())[1].data[0] = INF
+        return terms
+
+    monkeypatch.setattr(TrainingStep, "__call__", broken)
+    with pytest.raises(UserError, match=r"the weights are not finite after batch 2 of epoch 2 \(first 0.bias\)"):
+        small_run("--epochs", "2", "--model", "folders:dropout_net", "--save-minutes", "1e-9")
+    state = checkpoint.load_last(tmp_path / "run" / "last.pt")
+    assert state["inside"]["batches"] == 1 and all(value.isfinite().all() for value in state["model"].values())

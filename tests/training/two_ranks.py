@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from two_ranks_stopped import stopped
 
 from atlas_fast import objectives, train
 from atlas_fast.attacks import PGD
@@ -43,6 +44,7 @@ def steps(npz: str) -> None:
         validated(ranks)
         normalised(ranks, npz)
         refused(ranks, npz)
+        stopped(ranks, npz)
 
 
 def net() -> nn.Module:
