@@ -25,6 +25,8 @@ QUESTIONS = {  # name of the records: (title, command, columns)
                 ["model", "method", "batch", "variant", "kind", "ms", "share", "launches"]),
     "epoch": ("An epoch with its data against its bare steps", "python -m bench.epoch",
               ["model", "method", "batch", "engine", "images", "epoch ms", "bare ms", "data ms", "ratio"]),
+    "ranks": ("Several processes on one machine's CPUs", "python -m bench.ranks",
+              ["model", "method", "batch", "processes", "variant", "ms", "images/s", "ratio"]),
     "convolutions": ("Convolutions by themselves", "python -m bench.convolutions",
                      ["model", "convolution", "operation", "batch", "count", "hot ms", "cold ms", "TFLOP/s"]),
     "weight-gradient": ("The double backward's weight gradient", "python -m bench.weight_gradient",
@@ -40,6 +42,11 @@ QUESTIONS = {  # name of the records: (title, command, columns)
     "autoattack_parts": ("APGD and FAB against the reference code", "python -m bench.autoattack_parts [--run RUN_DIR]",
                          ["attack", "variant", "norm", "eps", "n", "robust accuracy", "seconds", "times reference"]),
 }
+NOTES = {  # name of the records: what stands below their table
+    "ranks": "\nProcesses of one thread each; `ratio` is the time of one with the whole batch over the variant's, at best\n"
+             "the number of processes. \"apart\" exchanges nothing: what is lost there, the cores cannot do, and what\n"
+             "\"together\" loses beyond it, the messages cost. Nothing follows for GPUs or for several machines.\n",
+}
 HEAD = """# Results
 Written by `python -m bench.report` from the records in this folder; do not edit it. `ratio` is how many times as
 fast as plain PyTorch (in float32, for a step; for an epoch, its time over that of its bare steps). Compare ratios, not
@@ -52,7 +59,8 @@ def page(folder: Path) -> str:
     parts = [HEAD]
     for name, (title, command, columns) in QUESTIONS.items():
         for path in sorted(folder.glob(f"{name}-*.json")):
-            parts.append(section(path, f"{title}: {path.stem.removeprefix(name + '-')}", command, columns))
+            text = section(path, f"{title}: {path.stem.removeprefix(name + '-')}", command, columns)
+            parts.append(text + NOTES.get(name, ""))
     notes = folder / "optimisations.md"
     if notes.is_file():
         parts.append(notes.read_text())

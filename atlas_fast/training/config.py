@@ -32,8 +32,9 @@ class Config:
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
     on_overfitting: what a run does when catastrophic overfitting sets in. accumulate: parts in which each process works
-    off its batch; workers: processes that decode images while training, None: those that decide by themselves. log:
-    "tensorboard" writes event files beside log.jsonl.
+    off its batch; workers: processes that decode images while training, None: those that decide by themselves. sync_bn:
+    whether several processes share the batch statistics of BatchNorm, "on" or "off". log: "tensorboard" writes event
+    files beside log.jsonl.
     """
 
     dataset: str

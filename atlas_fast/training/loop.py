@@ -95,7 +95,7 @@ def one_epoch(run: Run, progress: Progress, saver: Saver | None = None,
     terms = steps(run, number, progress, saver, inside)
     trained = time.perf_counter() - started
     progress.doing("validating")
-    # BatchNorm's running statistics are each process's own until here; those of the first are validated and kept.
+    # Without --sync-bn each process has running statistics of its own; those of the first are validated and kept.
     run.ranks.follow_first([*run.model.buffers(), *run.network.buffers()])
     with contextlib.nullcontext() if saver is None else saver.interruptible(len(run.batches)):
         measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bench import convolutions, epoch, harness, step, work, workload
+from atlas_fast.engine import Ranks
+from bench import convolutions, epoch, harness, ranks, step, work, workload
 from bench.work import Convolution
 
 
@@ -136,3 +137,11 @@ def test_every_convolution_of_a_network_is_measured_as_it_is_used():
         assert convolutions.call("forward", c, x, weight, g)().shape == g.shape
         assert convolutions.call("input gradient", c, x, weight, g)()[0].shape == x.shape
         assert convolutions.call("weight gradient", c, x, weight, g)()[1].shape == weight.shape
+
+
+def test_ranks_take_turns_in_every_variant(capsys):
+    found = ranks.measure("wrn-10-1", "adv", 2, 1, Ranks.alone())
+    assert list(found) == ["one", "together", "together, sync", "apart"] and all(ms > 0 for ms in found.values())
+    assert "together, sync" not in ranks.steps("small_cnn", "adv", 2, Ranks.alone())
+    assert ranks.main(["--models", "small_cnn", "--batch-sizes", "3"]) == 2
+    assert "a multiple of 2" in capsys.readouterr().out

@@ -32,6 +32,11 @@ def test_page(folder):
     assert "peak MiB" not in text  # a column that no row fills
 
 
+def test_notes_stand_below_their_table(folder):
+    harness.save("ranks", "cpu", [{"model": "m", "variant": "one", "ms": 1.0}], ("model", "variant"))
+    assert report.NOTES["ranks"] in report.page(folder)
+
+
 def test_check(folder, capsys):
     assert report.main(["--check"]) == 1 and "run python -m bench.report" in capsys.readouterr().out
     assert report.main([]) == 0 and report.main(["--check"]) == 0

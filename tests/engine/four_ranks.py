@@ -8,7 +8,7 @@ import torch.distributed as dist
 from comparing import objective_of, stirred
 from torch import nn
 
-from atlas_fast import models, objectives
+from atlas_fast import evaluate, models, objectives
 from atlas_fast.data import CropFlip
 from atlas_fast.engine import AutogradView, FreeStep, Ranks, TrainingStep, YopoStep, convolution
 from atlas_fast.training import launch
@@ -130,6 +130,7 @@ def work() -> None:
         apart(every["atlas, sweeps"], one[list(every).index("atlas, sweeps")], two)
         differentiable(four)
         convolutions_stay_ordinary(two)
+        evaluated(four)
 
 
 def everywhere(found: dict, ranks: Ranks, what: str) -> None:
@@ -170,6 +171,19 @@ def convolutions_stay_ordinary(ranks: Ranks) -> None:
     view = AutogradView(residual(), ranks=ranks)
     tape = view.forward({"x": ranks.part(x).double() / 255}, wrt=("x",))
     assert not convolution.stock_backward(tape._outputs["x"], torch.float64)
+
+
+def evaluated(ranks: Ranks) -> None:
+    """All processes get the report of one; without `ranks` the call concerns nobody else, so that one may make it."""
+    torch.manual_seed(0)
+    model, (x, y) = residual().float().eval(), batch()
+    options = {"attacks": ["pgd-3-2"], "eps": 0.1, "batch_size": 3}
+    alone = evaluate(model, x, y, **options) if ranks.leads else None
+    shared = evaluate(model, x, y, **options, ranks=ranks)
+    alone = ranks.exchange({0: alone} if ranks.leads else {})[0]
+    for report in (alone, shared):
+        report["attacks"]["pgd-3-2"].pop("seconds")
+    assert shared == alone and shared["n"] == N
 
 
 if __name__ == "__main__":

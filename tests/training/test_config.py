@@ -118,6 +118,7 @@ BAD = [
     ({"dataset": "mnist", "method": "tradesjac"}, "give --alpha and --beta"), ({"step_size": 0.0}, "--step-size"),
     ({"ramp_epochs": -1.0}, "--ramp-epochs"), ({"method": "jac", "ramp_epochs": 3.0}, "does not ramp"),
     ({"plateau_epochs": 0}, "--plateau-epochs"), ({"bn_mode": "off"}, "--bn-mode"), ({"amp": "fp8"}, "--amp"),
+    ({"sync_bn": "yes"}, "--sync-bn"),
     ({"device": "tpu"}, "--device"), ({"device": "meta"}, "--device"), ({"device": "cuda:99"}, "--device"),
     ({"max_batches": 0}, "--max-batches"), ({"num_projections": 0}, "--num-projections"), ({"seed": -1}, "--seed"),
     ({"method": "jac", "step_size": 0.1}, "leave --step-size away"),

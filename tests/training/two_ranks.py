@@ -151,9 +151,11 @@ def validated(ranks: Ranks) -> None:
 
 
 def normalised(ranks: Ranks, npz: str) -> None:
-    """BatchNorm's running statistics part within an epoch and are those of the first process after it."""
-    config = resolve({"dataset": "npz", "data_dir": npz, "model": "wrn-10-1", "device": "cpu", "batch_size": 8,
-                      "eps": 0.1, "alpha": 0.01, "beta": 0.5, "epochs": 2, "max_batches": 1, "ema": 0.9})
+    """BatchNorm's running statistics part within an epoch and are those of the first process after it; with --sync-bn
+    they never part."""
+    settings = {"dataset": "npz", "data_dir": npz, "model": "wrn-10-1", "device": "cpu", "batch_size": 8, "eps": 0.1,
+                "alpha": 0.01, "beta": 0.5, "epochs": 2, "max_batches": 1, "ema": 0.9}
+    config = resolve(settings)
     run = setup.prepare(config, ranks=ranks)
     means = [b for name, b in run.model.named_buffers() if name.endswith("running_mean")]
     loop.one_epoch(run, Progress(1, shown=False))
@@ -164,6 +166,11 @@ def normalised(ranks: Ranks, npz: str) -> None:
     loop.steps(run, 2, Progress(1, shown=False))
     first, second = ranks.gather(means[0][None])
     assert not torch.equal(first, second)
+    run = setup.prepare(resolve({**settings, "sync_bn": "on"}), ranks=ranks)
+    loop.steps(run, 1, Progress(1, shown=False))
+    for name, tensor in run.model.state_dict().items():
+        first, second = ranks.gather(tensor[None])
+        assert torch.equal(first, second), name
 
 
 def refused(ranks: Ranks, npz: str) -> None:
