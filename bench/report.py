@@ -43,8 +43,8 @@ QUESTIONS = {  # name of the records: (title, command, columns)
                          ["attack", "variant", "norm", "eps", "n", "robust accuracy", "seconds", "times reference"]),
 }
 NOTES = {  # name of the records: what stands below their table
-    "ranks": "\nProcesses of one thread each; `ratio` is the time of one with the whole batch over the variant's, at best\n"
-             "the number of processes. \"apart\" exchanges nothing: what is lost there, the cores cannot do, and what\n"
+    "ranks": "\nProcesses of one thread each; `ratio` is the time of one with the whole batch over the variant's, at\n"
+             "best the number of processes. \"apart\" exchanges nothing: what is lost there, the cores cannot do, and what\n"
              "\"together\" loses beyond it, the messages cost. Nothing follows for GPUs or for several machines.\n",
 }
 HEAD = """# Results

@@ -49,8 +49,8 @@ class Ranks:
         return tensor
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes as new memory, differentiable any number of times, of the mean (or sum) of what
-        all processes make of it: each passes back the sum of all their gradients."""
+        """The sum over all processes, the argument kept; differentiable any number of times: a backward pass, which all
+        processes run, gives each what the losses of all of them send back to its own summand."""
         return tensor if self.group is None else _Total.apply(tensor, self)
 
     def average(self, tensor: torch.Tensor) -> torch.Tensor:
