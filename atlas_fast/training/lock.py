@@ -10,7 +10,20 @@ from pathlib import Path
 
 from ..errors import UserError
 
-PATIENCE = 3.0  # seconds: a process that was killed a moment ago may have children that still end
+PATIENCE = 3.0  # seconds: a process that was told to end a moment ago may still be saving
+
+_held: set[int] = set()  # file descriptors
+
+
+def _let_go() -> None:
+    """A child of fork shares the lock and would keep it after its parent was killed (a data loader's workers do not
+    notice that for 5 seconds)."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -26,6 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    _held.add(descriptor)
     try:
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -41,4 +55,6 @@ def locked(folder: Path) -> Iterator[None]:
                 break
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)

@@ -45,11 +45,12 @@ class Stopping:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal (or one that has come already) raises Interrupted where the program is, if it is alone."""
+        """Inside, a signal (or one that has come already) raises Interrupted where the program is, if it is alone. Its
+        message is left to whoever knows what was saved."""
         self._now = True
         try:
             if self._alone and self.asked is not None:
-                raise Interrupted("stopped", self.asked)
+                raise Interrupted("", self.asked)
             yield
         finally:
             self._now = False
@@ -58,7 +59,7 @@ class Stopping:
         again, self.asked = self.asked is not None, number
         if self._alone and (self._now or again and number == signal.SIGINT):
             self._now = False  # a further one must not interrupt the saving
-            raise Interrupted("stopped", number)
+            raise Interrupted("", number)
 
 
 class Agreement:

@@ -10,7 +10,7 @@ from folders import outcome
 from atlas_fast import train
 from atlas_fast.engine import TrainingStep
 from atlas_fast.errors import Interrupted, UserError, run_cli
-from atlas_fast.training import lock, loop, stopping, summary
+from atlas_fast.training import lock, loop, saving, stopping, summary
 from atlas_fast.training.stopping import Stopping
 
 TINY = ("--model", "folders:dropout_net", "--max-batches", "3", "--epochs", "2", "--ramp-epochs", "1")
@@ -59,6 +59,20 @@ def test_stopped_inside_an_epoch(small_run, stopped, name):
     assert str(error) == f"stopped and saved at batch 2 of 3 of epoch 2; --resume --out {folder} goes on from there"
     assert error.status == 143 and handlers == [signal.getsignal(number) for number in stopping.SIGNALS]
     assert_ends_alike(small_run, folder, *METHODS[name])
+
+
+def test_a_second_ctrl_c_says_what_is_saved(small_run, stopped, monkeypatch):
+    asks = saving.Saver.asks
+
+    def again(self, last):
+        if self.stopping.asked:  # before it is saved
+            os.kill(os.getpid(), signal.SIGINT)
+        return asks(self, last)
+
+    monkeypatch.setattr(saving.Saver, "asks", again)
+    error, folder = stopped(TrainingStep, "__call__", 4, signal.SIGINT)
+    assert str(error) == f"stopped in epoch 2; --resume --out {folder} goes on from the end of epoch 1"
+    assert error.status == 130
 
 
 def test_stopped_in_the_validation(small_run, stopped):
@@ -117,6 +131,28 @@ def test_one_process_a_folder(small_run, monkeypatch):
     with lock.locked(folder), pytest.raises(UserError, match="another process is training into .*run at this moment"):
         train.main(["--resume", "--out", str(folder)])
     assert train.main(["--resume", "--out", str(folder)]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_children_of_a_killed_process_do_not_keep_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
+    read, write = os.pipe()
+    if not (parent := os.fork()):
+        try:
+            with lock.locked(tmp_path):
+                if child := os.fork():
+                    os.write(write, str(child).encode())
+                signal.pause()
+        finally:
+            os._exit(1)
+    child = int(os.read(read, 20))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    os.kill(child, 0)  # it lives
+    with lock.locked(tmp_path):
+        os.kill(child, signal.SIGKILL)
+    os.close(read)
+    os.close(write)
 
 
 def test_other_settings_are_named(small_run, tmp_path):
