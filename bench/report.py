@@ -45,7 +45,7 @@ QUESTIONS = {  # name of the records: (title, command, columns)
 NOTES = {  # name of the records: what stands below their table
     "ranks": "\nProcesses of one thread each; `ratio` is the time of one with the whole batch over the variant's, at\n"
              "best the number of processes. \"apart\" exchanges nothing: what is lost there, the cores cannot do,\n"
-             "and what \"together\" loses beyond it, the messages cost. Nothing follows for GPUs or several machines.\n",
+             "and what \"together\" loses beyond it, the messages cost. Nothing follows for GPUs.\n",
 }
 HEAD = """# Results
 Written by `python -m bench.report` from the records in this folder; do not edit it. `ratio` is how many times as

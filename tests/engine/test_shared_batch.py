@@ -98,3 +98,26 @@ def test_wrong_use_and_one_process():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         AutogradView(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), ranks=Ranks(0, 1)).forward(
             {"x": torch.rand(1, 1, 2, 2)})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or not dist.is_nccl_available(), reason="needs NCCL and a GPU")
+@pytest.mark.parametrize("engine", ["sweeps", "autograd"])
+def test_messages_are_part_of_a_cuda_graph(engine, tmp_path):
+    """In a group of one process the messages change nothing."""
+    dist.init_process_group("nccl", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        found = []
+        for ranks in (None, Ranks.of_group()):
+            model, x, y = family("wide_resnet")
+            model, x = (v.float().to("cuda", memory_format=torch.channels_last) for v in (model, x))
+            optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
+            step = TrainingStep(model, atlas(eps=1e-6), optimizer, engine, amp="off", capture="on")
+            step.view = type(step.view)(model, ranks=ranks)
+            for _ in range(6):
+                step(x, y.cuda())
+            assert step.captured and step.capture_reason is None
+            found.append(torch.cat([v.flatten() for v in model.state_dict().values() if v.is_floating_point()]))
+        assert (found[0] - found[1]).norm() < 1e-3 * found[0].norm()
+    finally:
+        dist.destroy_process_group()

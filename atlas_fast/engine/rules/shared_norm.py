@@ -3,7 +3,8 @@
 Every m(.) of `batch_norm`'s formulas is then a mean over all of them: one small message in a pass, [2, groups, C]
 forward and backward and [3, groups, C] in the tangent. What goes to gamma and beta stays this process's part, since
 the gradients of all processes are averaged in the end; a mean over all counts in the tangent as often as there are
-samples here. Nothing waits for the device, so that NCCL's messages can be part of a CUDA graph.
+samples here. Nothing waits for the device, so that NCCL's messages can be part of a CUDA graph. Backward and tangent
+are the definitions in plain PyTorch on every device: the kernels make their sums and use them in one go.
 """
 
 from __future__ import annotations
