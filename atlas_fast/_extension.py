@@ -63,6 +63,8 @@ def _load() -> tuple[ModuleType | None, str]:
     name = f"{__package__}._C"
     spec = importlib.util.spec_from_file_location(name, path)
     try:
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is no extension module")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except (ImportError, OSError) as error:
@@ -81,6 +83,6 @@ if not LOADED:
 
 def build_info() -> dict:
     """What was compiled in, with what: torch, compiler, cuda, cuda_toolkit, cuda_archs, isa. Empty without kernels."""
-    if _C is None:
+    if _C is None or _C.__file__ is None:
         return {}
     return {**_read_json(Path(_C.__file__).parent), **_C.build_info(), "path": _C.__file__}

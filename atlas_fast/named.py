@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from .errors import UserError
 
@@ -21,7 +22,7 @@ def find(name: str, what: str) -> Callable:
     if not module_name or not path:
         raise UserError(f"the {what} {name!r} is not named module:function, e.g. mypackage.nets:make")
     try:
-        found = importlib.import_module(module_name)
+        found: Any = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise anything
         raise UserError(f"the {what} {name!r} cannot be imported: {module_name!r} gives {type(error).__name__}: "
                         f"{error}") from error

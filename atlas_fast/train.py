@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(argv: list[str] | None, ranks: Ranks) -> int:
     """`main`, as one of these processes."""
-    given, validation = vars(parser().parse_args(argv)), {}
+    given, validation = vars(parser().parse_args(argv)), dict[str, Any]()
     file = given.pop("config")
     if file is not None:
         given, validation = settings_file.merge(Path(file), parser(), given)
@@ -146,9 +147,10 @@ def train(argv: list[str] | None, ranks: Ranks) -> int:
     dataset = load_once(config, ranks)
     summaries = [run(config, out, resume, dataset, ranks, minutes)]
     if baseline:
+        without: dict[str, Any] = dict.fromkeys(("objective", "alpha", "beta", "noise", "replays", "passes", "tau",
+                                                 "omega", "awp", "awp_warmup"))
         plain = replace(config, method="plain", steps=0, ramp_epochs=0.0, num_projections=1, on_overfitting="continue",
-                        **dict.fromkeys(("objective", "alpha", "beta", "noise", "replays", "passes", "tau", "omega",
-                                         "awp", "awp_warmup")))
+                        **without)
         folder = out / "plain"
         summaries.append(run(plain, folder, resume and (folder / "config.json").exists(), dataset, ranks, minutes))
     if ranks.leads:

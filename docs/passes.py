@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ def network() -> nn.Module:
                          nn.Linear(WIDTH, 10)).train()
 
 
-def count(config: Config) -> dict[str, float | str]:
+def count(config: Config) -> dict[str, Any]:
     """{"class", "engine", "forward", "to inputs", "to weights", "sum"} of one step by --engine auto; a pass over the
     whole network counts 1. NuAT, whose adversary changes from step to step, has the mean of two."""
     torch.manual_seed(0)
@@ -73,14 +74,10 @@ def section(name: str) -> str:
         config = resolve(given)
         found = count(config)
         rows.append({"adversary's steps": config.steps, "class": f"`atlas_fast.{found['class']}`",
-                     "engine": f"`{found['engine']}`", **{k: _number(found[k]) for k in
+                     "engine": f"`{found['engine']}`", **{kind: f"{found[kind]:g}" for kind in
                                                          ("forward", "to inputs", "to weights", "sum")}})
     lone = ", YOPO's inner steps, which stay in the first layer, left out" if name == "yopo" else ""
     return (f"## Engine and passes\n{markdown(rows, list(rows[0]))}\n\nCounted while this page was built: what a step "
             "runs by `engine=\"auto\"` on a small network of convolutions without BatchNorm on a CPU, in passes of the "
             f"whole batch through the network{lone}. A forward pass, a backward pass to the inputs and one to the "
             "weights cost about the same each.")
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"

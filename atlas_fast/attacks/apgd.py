@@ -44,8 +44,8 @@ class APGD:
         return {"eps": self.eps, "norm": self.norm, "loss": self.loss, "steps": self.steps, "restarts": self.restarts,
                 "rho": self.rho}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x, within eps of x and in [0, 1]; no gradient. The model stays in its mode; evaluate in eval mode.
 
         model: images -> logits [N, C], or a `Network` of it; x: float images [N, ...] in [0, 1]; y: int64 labels [N];
@@ -75,8 +75,8 @@ class APGDTargeted:
         return {"eps": self.eps, "norm": self.norm, "loss": "dlr-targeted", "steps": self.steps,
                 "restarts": self.restarts, "targets": self.targets, "rho": self.rho}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """As `APGD`: x_adv like x; a sample is fooled when any class but y is predicted.
 
         model: images -> logits [N, C], or a `Network` of it; x: float images [N, ...] in [0, 1]; y: int64 labels [N];

@@ -76,7 +76,8 @@ class AutoAttack:
         if classes < 2:
             raise UserError("AutoAttack needs a model with 2 classes or more")
         eps, norm, targets = self.eps, self.norm, min(9, classes - 1)
-        parts = {"apgd-ce": APGD(eps, loss="ce", steps=100, restarts=1, rho=0.75, norm=norm)}
+        parts: dict[str, APGD | APGDTargeted | FABTargeted | Square] = {
+            "apgd-ce": APGD(eps, loss="ce", steps=100, restarts=1, rho=0.75, norm=norm)}
         if classes >= 4:
             parts["apgd-t"] = APGDTargeted(eps, steps=100, restarts=1, targets=targets, norm=norm)
         elif classes == 3:
@@ -85,8 +86,8 @@ class AutoAttack:
         parts["square"] = Square(eps, queries=5000, restarts=1, p_init=0.8, norm=norm)
         return parts
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv of `run`, like x, within eps of x and in [0, 1]; the arguments and the errors are those of `run`.
 
         model: images -> logits [N, classes]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]. Raises
@@ -94,8 +95,8 @@ class AutoAttack:
         """
         return self.run(model, x, y, rng, sample_offset).x_adv
 
-    def run(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-            sample_offset: int = 0) -> AutoAttackResult:
+    def run(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+            rng: torch.Tensor | None = None, sample_offset: int = 0) -> AutoAttackResult:
         """The cascade on the samples that are classified correctly, and which part broke which.
 
         model: images -> logits [N, classes], or a `Network` of it; x: float images [N, C, H, W] in [0, 1], a whole data

@@ -6,6 +6,8 @@ stood before, though a randomised model draws from them.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -88,8 +90,8 @@ def _vanishing(model, x, y) -> list[str]:
     """Shares of zero image gradients of the margin and of the cross-entropy among the correctly classified images."""
     network = Network(model)
     correct = network.logits(x).argmax(1) == y
-    flat, saturated = (correct & (network.gradient(x, lambda logits, slope=slope: slope(logits, y))[1] == 0)
-                       .flatten(1).all(1) for slope in (_margin_slope, _ce_slope))
+    flat, saturated = (correct & (network.gradient(x, partial(slope, y=y))[1] == 0).flatten(1).all(1)
+                       for slope in (_margin_slope, _ce_slope))
     n, sentences = int(correct.sum()), []
     if flat.any():
         sentences.append(f"{int(flat.sum())} of {n} correctly classified images have a zero gradient of the margin: "

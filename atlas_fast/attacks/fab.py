@@ -51,8 +51,8 @@ class FABTargeted:
         return {"eps": self.eps, "norm": self.norm, "steps": self.steps, "restarts": self.restarts,
                 "targets": self.targets, "alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x: the first adversary found within eps of x and in [0, 1]; x where there is none or none is
         needed. The model stays in its mode; evaluate in eval mode.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -21,10 +22,11 @@ class Network:
     Network with faster ones. forwards, backwards: images that went through this Network so far.
     """
 
-    def __init__(self, model, passes=None):
+    def __init__(self, model: torch.nn.Module | Network, passes: Any = None):
         if isinstance(model, Network):
             model, passes = model.model, passes or model.passes
-        self.model, self.passes = model, passes or AutogradPasses(model)
+        self.model: torch.nn.Module = model
+        self.passes = passes or AutogradPasses(model)
         self.forwards = self.backwards = 0
 
     @property
@@ -55,7 +57,7 @@ class Network:
 class AutogradPasses:
     """Of any callable, by PyTorch. amp: the dtype of autocast in `forward`, or None."""
 
-    def __init__(self, model, amp: torch.dtype | None = None):
+    def __init__(self, model: torch.nn.Module, amp: torch.dtype | None = None):
         self._model, self._amp, self.exact = model, amp, amp is None
 
     @torch.no_grad()

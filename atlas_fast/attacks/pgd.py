@@ -27,7 +27,7 @@ class PGD(ProjectedAscent):
     _direction = staticmethod(ascend_ce)
 
 
-def misclassified(model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def misclassified(model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """bool [N]: the class of the largest logit is not y. model: as attacks take it."""
     logits = Network(model).logits(x)
     check_logits(logits, y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..errors import UserError
@@ -25,6 +27,8 @@ class ProjectedAscent:
     `details` holds {"step": int64 [N]}, the updates after which each adversary was one, -1 where there is none.
     """
 
+    _direction: Callable[..., torch.Tensor]
+
     def __init__(self, eps: float, step_size: float | None, steps: int, restarts: int, random_start: bool, norm: str,
                  any_step: bool, max_batch: int | None):
         self.eps = positive(eps, "eps")
@@ -42,8 +46,8 @@ class ProjectedAscent:
         return {"eps": self.eps, "norm": self.norm, "step_size": self.step_size, "steps": self.steps,
                 "restarts": self.restarts, "random_start": self.random_start, "any_step": self.any_step}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x, within eps of x and in [0, 1]; no gradient. The model stays in its mode; evaluate in eval mode.
 
         model: images -> logits [N, C], or a `Network` of it; x: float images [N, ...] in [0, 1]; y: int64 labels [N];

@@ -61,8 +61,8 @@ class RayS:
         return {"eps": self.eps, "norm": self.norm, "queries": self.queries, "tolerance": TOLERANCE,
                 "stop_at_eps": self.stop_at_eps}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x: the image found where its distance is at most eps, x elsewhere.
 
         model: images -> logits [N, C]; x: float images [N, C, H, W] in [0, 1]; y: int64 labels [N]; rng, sample_offset:
@@ -71,7 +71,7 @@ class RayS:
         result = self.search(model, x, y)
         return torch.where(per_image(result.distance <= self.eps, x), result.x_final, x.detach())
 
-    def search(self, model, x: torch.Tensor, y: torch.Tensor) -> RaySResult:
+    def search(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor) -> RaySResult:
         """The nearest misclassified image found for every sample, and its distance, which may be more than eps.
 
         model: images -> logits [N, classes], or a `Network` of it; x: float images [N, ...] in [0, 1]; y: int64 labels

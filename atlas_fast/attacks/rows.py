@@ -19,6 +19,7 @@ class Row:
 
     def classes(self, y: torch.Tensor) -> torch.Tensor:
         """int64 [N]: the class that is meant for labels y."""
+        assert self.target is not None, "a loss without a target asks for none"
         return self.target + (y <= self.target).long()
 
 

@@ -54,8 +54,8 @@ class Square:
         return {"eps": self.eps, "norm": self.norm, "queries": self.queries, "restarts": self.restarts,
                 "p_init": self.p_init, "rescale_schedule": self.rescale_schedule, "loss": "margin"}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x, in the eps-ball and in [0, 1]: the image of the lowest margin; x where x is misclassified.
 
         model: images -> logits [N, classes], or a `Network` of it; x: float images [N, C, H, W] in [0, 1]; y: int64

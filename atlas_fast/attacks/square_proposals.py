@@ -6,7 +6,9 @@ All take raw Philox words, int64 in [0, 2^32), one row per sample, and change ea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -89,7 +91,7 @@ class L2Proposal:
         return (x + self.eps * _unit(delta, (1, 2)).view_as(x)).clamp_(0, 1)
 
 
-PROPOSALS = {"Linf": LinfProposal, "L2": L2Proposal}
+PROPOSALS: dict[str, Callable[..., Any]] = {"Linf": LinfProposal, "L2": L2Proposal}
 
 
 def _signs(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import UserError
+from .network import Network
 
 _FORMAT = "atlas_fast adversaries 1"
 
@@ -30,7 +32,7 @@ class Transfer:
     network: what to hand the attack in the surrogate's place, e.g. `FastNetwork`, made of it in eval mode.
     """
 
-    def __init__(self, surrogate: torch.nn.Module, attack, cache: str | Path | None = None,
+    def __init__(self, surrogate: torch.nn.Module, attack: Any, cache: str | Path | None = None,
                  network: Callable[[torch.nn.Module], object] | None = None):
         if not isinstance(surrogate, torch.nn.Module):
             raise UserError(f"surrogate must be a torch.nn.Module, got {type(surrogate).__name__}")
@@ -43,8 +45,8 @@ class Transfer:
         return {"attack": type(self.attack).__name__, **self.attack.settings,
                 "surrogate": _hash_of_model(self.surrogate)[:16]}
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, rng: torch.Tensor | None = None,
-                 sample_offset: int = 0) -> torch.Tensor:
+    def __call__(self, model: torch.nn.Module | Network, x: torch.Tensor, y: torch.Tensor,
+                 rng: torch.Tensor | None = None, sample_offset: int = 0) -> torch.Tensor:
         """x_adv like x, from the cache where it holds them; `model` is not looked at. For the other arguments and the
         errors see the attack. A file that cannot be read or is damaged is made anew, with a UserWarning."""
         if self.cache is None or rng is None:
@@ -82,7 +84,7 @@ def _hash_of_model(model: torch.nn.Module) -> str:
 def _hash(tensor: torch.Tensor) -> str:
     """Of dtype, shape and contents."""
     total = hashlib.blake2b(f"{tensor.dtype} {list(tensor.shape)}".encode(), digest_size=32)
-    total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

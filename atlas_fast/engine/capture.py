@@ -58,8 +58,9 @@ class Captured:
         self.replayed = False
 
     def _forget(self, settings) -> None:
-        self._settings, self._replay, self._inputs = settings, None, ()
-        self._seen: dict[tuple, int] = {}
+        self._settings, self._seen = settings, dict[tuple, int]()
+        self._replay: Callable[[], dict[str, torch.Tensor]] | None = None
+        self._inputs: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, settings: tuple) -> dict[str, torch.Tensor]:
         self.replayed = False
@@ -77,6 +78,7 @@ class Captured:
         for static, given in zip(self._inputs, (x, y), strict=True):
             static.copy_(given, non_blocking=True)
         self.replayed = True
+        assert self._replay is not None  # made by _record
         return self._replay()
 
     def _record(self, x, y) -> bool:

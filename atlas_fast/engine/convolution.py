@@ -14,6 +14,7 @@ with the cotangent in place of what the first was the derivative by.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -45,7 +46,8 @@ class Convolutions(TorchFunctionMode):
 
 def stock_backward(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether PyTorch's own backward of a convolution in `dtype` lies in the graph of `tensor`."""
-    stack, seen = [tensor.grad_fn], {None}
+    stack: list[Any] = [tensor.grad_fn]
+    seen: set[Any] = {None}
     while stack:
         node = stack.pop()
         if node in seen:

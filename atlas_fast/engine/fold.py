@@ -15,6 +15,7 @@ takes 0.25 to 0.5 of the time of logits, and as long for gradients (3136 to 128 
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,9 @@ def folded(model: nn.Module) -> fx.GraphModule:
     return network.finished()
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 class _Folding:
     def __init__(self, network: fx.GraphModule):
         self._network, self.graph, self._modules = network, network.graph, dict(network.named_modules())
@@ -50,19 +54,21 @@ class _Folding:
         self._network.recompile()
         return self._network
 
-    def _module(self, node, *kinds: type) -> nn.Module | None:
-        """The module of a node that calls one of these kinds, where no other node calls it."""
+    def _module(self, node, kind: type[M]) -> M | None:
+        """The module of a node that calls one of this kind, where no other node calls it."""
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
         module = self._modules[node.target]
         calls = [n for n in self.graph.nodes if n.op == "call_module" and self._modules[n.target] is module]
-        return module if type(module) in kinds and len(calls) == 1 else None
+        return module if isinstance(module, kind) and type(module) is kind and len(calls) == 1 else None
 
     def fold_norm(self, node: fx.Node) -> None:
         norm = self._module(node, nn.BatchNorm2d)
         before = node.args[0] if norm is not None and node.args else None
         convolution = self._module(before, nn.Conv2d)
-        if convolution is not None and norm.running_mean is not None and len(before.users) == 1:
+        if norm is None or convolution is None or norm.running_mean is None or not isinstance(before, fx.Node):
+            return
+        if len(before.users) == 1:
             _fold(convolution, norm)
             node.replace_all_uses_with(before)
             self.graph.erase_node(node)
@@ -88,7 +94,7 @@ class _Folding:
             flattens = (module.start_dim, module.end_dim) == (1, -1)
         else:
             flattens = node.target in (torch.flatten, "flatten") and node.args[1:] == (1,) and not node.kwargs
-        before = node.args[0] if flattens else None
+        before: Any = node.args[0] if flattens else None
         while isinstance(before, fx.Node) and not _is(before, self._modules, nn.Conv2d):
             before = before.args[0] if _keeps_channels(before, self._modules) else None
         return None if before is None else self._modules[before.target].out_channels
@@ -118,6 +124,7 @@ def _keeps_channels(node: fx.Node, modules: dict) -> bool:
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     weight, wide = convolution.weight, torch.float64
+    assert norm.running_mean is not None and norm.running_var is not None  # fold_norm asked
     scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.to(wide)

@@ -10,6 +10,8 @@ and so this, takes the gradient at x'.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..attacks.checks import at_least_one, check_batch, check_logits
@@ -28,7 +30,8 @@ class FreeStep(TrainingStep):
     fused optimiser. Raises UserError for settings that cannot work.
     """
 
-    def __init__(self, model, objective, optimizer, replays: int = 8, **options):
+    def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
+                 replays: int = 8, **options: Any):
         if options.get("awp") is not None:
             raise UserError("awp needs an adversary that is made before the weights move, and Free makes none")
         super().__init__(model, only_ce_at_adversary(objective, "Free"), optimizer, **options)
@@ -47,7 +50,7 @@ class FreeStep(TrainingStep):
 
     def _whole(self, x, y) -> dict[str, torch.Tensor]:
         check_batch(x, y)
-        delta, totals = self._rows(x), {}
+        delta, totals = self._rows(x), dict[str, torch.Tensor]()
         for _ in range(self.replays):
             for name, value in self._replay(x, y, delta).items():
                 totals[name] = totals[name] + value if name in totals else value

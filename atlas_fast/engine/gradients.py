@@ -24,8 +24,9 @@ class Gradients:
         """`value` must be new memory; it may be kept and added to."""
         if value is None or not self.takes(parameter):
             return
-        if parameter in self._values or parameter in self._slots:
-            self.slot(parameter).add_(value)
+        held = self.slot(parameter) if parameter in self._values or parameter in self._slots else None
+        if held is not None:
+            held.add_(value)
         else:
             self._values[parameter] = value.to(parameter.dtype)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -23,7 +24,7 @@ class Step:
 
     node: fx.Node
     output: int
-    rule: object | None = None
+    rule: Any = None
     inputs: tuple[int, ...] = ()
     constants: tuple = ()
     total: int | None = None
@@ -166,7 +167,8 @@ class _Builder:
             self._check_in_place(node)
         self._check_shared(node, rule)
         before = self.made.get(self.value[inputs[0]])
-        if isinstance(rule, ReLU) and _normalises(before, self.value[inputs[0]]) and len(inputs[0].users) == 1:
+        normalised = before is not None and _normalises(before, self.value[inputs[0]])
+        if before is not None and normalised and isinstance(rule, ReLU) and len(inputs[0].users) == 1:
             before.rule.relu = True
             self.value[node] = before.output
             return
@@ -207,7 +209,8 @@ class _Builder:
 
     def _call(self, node):
         table = rules.METHODS if node.op == "call_method" else rules.FUNCTIONS
-        make, args = table.get(node.target), node.args
+        make: Any = table.get(node.target)
+        args = node.args
         if make is None:
             raise Unmatched(f"{_target(node)} (node {node.name!r})")
         inputs = tuple(a for a in args[:2] if isinstance(a, fx.Node) and a in self.value)
@@ -257,7 +260,7 @@ class _Builder:
 
     def _memory(self, node):
         """The node whose memory a chain of views shows."""
-        step = self.made.get(self.value.get(node))
+        step = self.made.get(self.value.get(node, -1))
         while step is not None and step.rule.VIEW and step.node is node:
             node = node.args[0]
             step = self.made.get(self.value[node])
@@ -269,12 +272,12 @@ class _Builder:
 
     def _constant_inputs(self, step) -> list[int]:
         if step.rule is None:
-            return [self.value.get(n, self.constant.get(n)) for n in step.node.all_input_nodes]
+            return [self.value[n] if n in self.value else self.constant[n] for n in step.node.all_input_nodes]
         return [self.constant[n] for n in step.node.all_input_nodes if n in self.constant]
 
 
-def _normalises(step: Step | None, value: int) -> bool:
-    return step is not None and isinstance(step.rule, BatchNorm) and step.output == value
+def _normalises(step: Step, value: int) -> bool:
+    return isinstance(step.rule, BatchNorm) and step.output == value
 
 
 def _is_size(node) -> bool:

@@ -13,10 +13,10 @@ class LowPrecision:
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
-        self._copies: dict[torch.nn.Parameter, torch.Tensor] = {}
-        self._versions: dict[torch.nn.Parameter, int] = {}
+        self._copies: dict[torch.Tensor, torch.Tensor] = {}
+        self._versions: dict[torch.Tensor, int] = {}
 
-    def __call__(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+    def __call__(self, parameter: torch.Tensor) -> torch.Tensor:
         copy = self._copies.get(parameter)
         if copy is None or copy.device != parameter.device:
             copy = self._copies[parameter] = parameter.detach().to(self.dtype, copy=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -9,7 +11,7 @@ class OptimizerStep:
     """on_device: the optimiser is fused, so that it takes the flag and the learning rate from the device."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
+        self.optimizer: Any = optimizer  # found_inf is given to it from outside, as by torch.amp.GradScaler
         self._rates: list[torch.Tensor] = []
 
     @property

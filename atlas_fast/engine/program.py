@@ -22,6 +22,7 @@ A view offers (see `autograd_view.AutogradView`)
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ class Prepared:
     loss: torch.Tensor
     terms: dict[str, torch.Tensor]
     dlogits: dict[str, torch.Tensor]
-    tape: object
+    tape: Any
 
     def accumulate(self) -> None:
         """Add the loss's gradient to the parameters' .grad."""

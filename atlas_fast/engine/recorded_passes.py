@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ class Recording:
         if not with_backward:
             self._forward = recorder.record(passes.logits, self._x)
             return
-        backward = None
+        backward: Any = None
 
         def forward(images):
             nonlocal backward

@@ -39,7 +39,7 @@ def _separable(step, model) -> bool:
 def _is_batch_size(node: fx.Node) -> bool:
     """x.size(0) or x.shape[0]."""
     if node.op == "call_method" and node.target == "size":
-        return node.args[1:] == (0,) or node.kwargs.get("dim") == 0
+        return bool(node.args[1:] == (0,) or node.kwargs.get("dim") == 0)
     shape = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
     return isinstance(shape, fx.Node) and (shape.target is getattr or shape.target == "size")
 
@@ -50,6 +50,6 @@ def _broadcasts(constant, model) -> bool:
         return True
     if constant.op != "get_attr":
         return False
-    owner, _, name = constant.target.rpartition(".")
+    owner, _, name = str(constant.target).rpartition(".")
     buffer = getattr(model.get_submodule(owner), name)
     return buffer.dim() in (0, 1, 3) or buffer.shape[0] == 1

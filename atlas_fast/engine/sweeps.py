@@ -10,6 +10,8 @@ images and back take one of them (`group`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -125,8 +127,10 @@ class Sweeps:
 
     def _backward(self, all_saved, cotangent, wanted, grads, extras, keep):
         """Adjoint of the images, and what each step recorded: in a tuple of one, or None where it was not reached."""
-        steps, adjoints = self._network.steps, [None] * self._network.values
-        adjoints[self._network.output], recorded = cotangent, [None] * len(steps)
+        steps = self._network.steps
+        adjoints: list[Any] = [None] * self._network.values
+        recorded: list[tuple | None] = [None] * len(steps)
+        adjoints[self._network.output] = cotangent
         for i in reversed(range(len(steps))):
             step, saved = steps[i], all_saved[i]
             g, adjoints[step.output] = adjoints[step.output], None
@@ -179,9 +183,10 @@ def _layout(x: torch.Tensor) -> torch.memory_format:
 def _constant(node: fx.Node, root, resolve):
     """The value of a node that computes a buffer, a size, or something from those."""
     if node.op == "get_attr":
-        owner, _, name = node.target.rpartition(".")
+        owner, _, name = str(node.target).rpartition(".")
         return getattr(root.get_submodule(owner), name)
     args, kwargs = resolve(node.args), resolve(node.kwargs)
     if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)  # op is call_function
     return node.target(*args, **kwargs)

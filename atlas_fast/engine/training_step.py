@@ -279,7 +279,7 @@ class TrainingStep:
     def _images(self, x: torch.Tensor) -> torch.Tensor:
         uint8 = x.dtype == torch.uint8
         place = {"sample_offset": self._offset(x)} if self.ranks.size > 1 and x.dim() else {}
-        if getattr(self.augment, "accepts_uint8", False):
+        if self.augment is not None and getattr(self.augment, "accepts_uint8", False):
             x = self.augment(x, self.rng, memory_format=self._memory_format, **place)
         else:
             if uint8 and x.dim() == 4:
@@ -332,7 +332,7 @@ def _why_autograd(engine: str, model: torch.nn.Module, objective: Objective) -> 
     if engine == "autograd":
         return "engine='autograd' was asked for"
     if objective.penalised_point is not None and objective.local is not None:
-        reason = "the objective's own `local` penalty is differentiated by autograd"
+        reason: str | None = "the objective's own `local` penalty is differentiated by autograd"
     else:
         reason = unsupported(model)
     if reason is not None and engine == "sweeps":

@@ -98,5 +98,6 @@ class Update:
         slots = {} if self.flat is None else self.flat.slots
         if any(p not in slots for p in have):
             self.flat = FlatGradients(have)
-            torch._foreach_copy_(list(self.flat.slots.values()), [p.grad for p in self.flat.slots])
+            gradients = [p.grad for p in self.flat.slots if p.grad is not None]
+            torch._foreach_copy_(list(self.flat.slots.values()), gradients)
             self.flat.attach()

@@ -23,19 +23,19 @@ class WeightPerturbation:
     def __init__(self, model: torch.nn.Module, gamma: float):
         self.gamma = positive(gamma, "awp")
         self._model = model
-        self._moved: list[torch.nn.Parameter] = []
+        self._moved: list[torch.Tensor] = []
         self._kept: list[torch.Tensor] = []
 
     @torch.no_grad()
     def perturb(self) -> None:
         """w + v, from the gradients in .grad; w is kept."""
-        moved = [p for p in self._model.parameters() if p.dim() > 1 and p.grad is not None]
+        moved: list[torch.Tensor] = [p for p in self._model.parameters() if p.dim() > 1 and p.grad is not None]
         if len(moved) != len(self._moved) or any(a is not b for a, b in zip(moved, self._moved, strict=True)):
             self._moved, self._kept = moved, [torch.empty_like(p) for p in moved]
         if not moved:
             return
         torch._foreach_copy_(self._kept, moved)
-        gradients = [p.grad for p in moved]
+        gradients = [p.grad for p in moved if p.grad is not None]
         ratios = torch.stack(torch._foreach_norm(moved)) / (torch.stack(torch._foreach_norm(gradients)) + _TINY)
         torch._foreach_add_(moved, torch._foreach_mul(gradients, list((self.gamma * ratios).unbind())))
 

@@ -12,6 +12,7 @@ and one step of the optimiser by the sum (not the mean) over j, as in the author
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from .. import ops
 from ..attacks.checks import at_least_one, check_batch, check_logits, check_output
 from ..attacks.statistics import norm_layers, statistics_kept
 from ..errors import UserError
+from ..objectives import Objective
 from .first_layer import FirstLayer
 from .parts import Part, mean_terms
 from .step_checks import only_ce_at_adversary
@@ -34,7 +36,8 @@ class YopoStep(TrainingStep):
     UserError for settings and models that cannot work.
     """
 
-    def __init__(self, model, objective, optimizer, passes: int = 5, engine: str = "auto", **options):
+    def __init__(self, model: torch.nn.Module, objective: Objective, optimizer: torch.optim.Optimizer,
+                 passes: int = 5, engine: str = "auto", **options: Any):
         if options.get("awp") is not None:
             raise UserError("awp needs an adversary that is made before the weights' gradient, and YOPO makes none")
         reason = "YOPO holds on to the output of one layer, which the sweeps do not show"
@@ -46,6 +49,11 @@ class YopoStep(TrainingStep):
         self.passes = at_least_one(passes, "passes")
         self._norm_layers = norm_layers(model)
         self._first: FirstLayer | None = None
+
+    @property
+    def _layer(self) -> FirstLayer:
+        assert self._first is not None  # found by the first step
+        return self._first
 
     @torch.enable_grad()
     def _accumulate(self, x, y) -> dict[str, torch.Tensor]:
@@ -72,7 +80,7 @@ class YopoStep(TrainingStep):
     def _full(self, x_adv, y) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Terms, and p; weight gradients are added to .grad."""
         inputs = [p for p in self.model.parameters() if p.requires_grad]
-        if not self._first.parameters:  # the way back would end after the first layer
+        if not self._layer.parameters:  # the way back would end after the first layer
             inputs.append(x_adv := x_adv.requires_grad_())
         with self._first.watched() as gradients, self._autocast(), self.view.sharing():
             logits = self.model(x_adv)
@@ -91,7 +99,7 @@ class YopoStep(TrainingStep):
         return x_adv
 
     def _first_again(self, x_adv, p) -> None:
-        parameters = self._first.parameters
+        parameters = self._layer.parameters
         if parameters:
             torch.autograd.backward(self._first_output(x_adv), p, inputs=parameters)
 
@@ -105,13 +113,13 @@ class YopoStep(TrainingStep):
     def _check_way(self, x) -> None:
         """The logits' gradient in x must be the one that comes through the first layer."""
         images = x.detach().requires_grad_()
-        with statistics_kept(self._norm_layers), self._first.watched() as gradients:
+        with statistics_kept(self._norm_layers), self._layer.watched() as gradients:
             logits = self.model(images)
             check_output(logits, len(x))
             (whole,) = torch.autograd.grad(logits, images, torch.ones_like(logits).cumsum(1), allow_unused=True)
             if whole is None or not gradients:
                 raise UserError("the model's output does not depend on its input differentiably")
-            (through,) = torch.autograd.grad(self._first(images), images, gradients[0])
+            (through,) = torch.autograd.grad(self._layer(images), images, gradients[0])
         if not torch.allclose(whole, through, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
             raise UserError(f"YOPO needs images that reach the network through its first layer alone, and in "
-                            f"{type(self.model).__name__} they go past {type(self._first.module).__name__} as well")
+                            f"{type(self.model).__name__} they go past {type(self._layer.module).__name__} as well")

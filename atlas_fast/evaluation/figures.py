@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito (2008)
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _HIGHEST = 40  # % of images in a bin that a histogram shows
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "atlas_fast", "font.size": 10, "axes.spines.top": False,
+_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "atlas_fast", "font.size": 10, "axes.spines.top": False,
           "axes.spines.right": False, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
           "savefig.facecolor": "none", "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK,
           "xtick.color": _INK, "ytick.color": _INK, "text.parse_math": False}

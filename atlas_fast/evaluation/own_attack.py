@@ -33,7 +33,7 @@ class OwnAttack:
     def settings(self) -> dict:
         """The name, and a hash of the file that defines the function: another version is another attack."""
         try:
-            source = Path(inspect.getsourcefile(inspect.unwrap(self._function))).read_bytes()
+            source = Path(inspect.getsourcefile(inspect.unwrap(self._function)) or "").read_bytes()
         except (TypeError, OSError):
             return {"function": self.name}
         return {"function": self.name, "source": hashlib.sha256(source).hexdigest()[:12]}

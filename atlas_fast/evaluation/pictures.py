@@ -23,7 +23,7 @@ def grid(x: torch.Tensor, labels: np.ndarray, correct: np.ndarray, results: dict
     """
     turns = [[(name, result, row, image) for row, image in zip(result.kept, result.adversaries, strict=True)
               if result.broken[row] and correct[result.index[row]]] for name, result in results.items()]
-    chosen, seen = [], set()
+    chosen, seen = list[dict](), set[int]()
     for turn in range(max(map(len, turns), default=0)):
         for name, result, row, adversary in (examples[turn] for examples in turns if turn < len(examples)):
             index = int(result.index[row])

@@ -16,7 +16,7 @@ from .samples import AttackResult, worst_case
 from .suite import Planned, create_suite
 
 
-def evaluate(model, x: torch.Tensor, y: torch.Tensor,
+def evaluate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor,
              attacks: Sequence[str] | Mapping[str, Callable] = ("pgd-20",), eps: float = 8 / 255,
              step_size: float | None = None, batch_size: int = 256, seed: int = 0, *, norm: str = "Linf",
              any_step: bool = False, dataset: str | None = None, surrogate=None, ranks: Ranks | None = None) -> dict:
@@ -69,8 +69,8 @@ def measure(evaluation: Evaluation, plan: dict[str, Planned], eps: float, norm: 
     return Measured(report, prediction, results, found)
 
 
-def robust_accuracy(model, x: torch.Tensor, y: torch.Tensor, attack: Callable, batch_size: int = 256, seed: int = 0,
-                    label: str | None = None) -> tuple[float, float]:
+def robust_accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, attack: Callable,
+                    batch_size: int = 256, seed: int = 0, label: str | None = None) -> tuple[float, float]:
     """(clean accuracy, robust accuracy) under one attack object, both in [0, 1]; see `evaluate`.
 
     attack: (model, x, y, rng=, sample_offset=) -> images in [0, 1], whatever their distance; label: names the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def worst_case(correct: np.ndarray, results: dict[str, AttackResult]) -> np.ndar
     return robust
 
 
-def save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Arrays without pickle, atomically. UserError where the disk is full."""
 
     def write(temporary: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import attacks as library
 from ..attacks.ascend import default_step_size
@@ -96,7 +97,7 @@ def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step
     eps = positive(eps, "eps")
     if isinstance(names, Mapping):
         return {name: _of_callable(name, attack, eps, norm) for name, attack in names.items()}
-    second = PAPER.get(dataset, _WIDE_RESNET).second_step if second_step and norm == "Linf" else None
+    second = PAPER.get(dataset or "", _WIDE_RESNET).second_step if second_step and norm == "Linf" else None
     plan = {}
     for name in names:
         for full in (name, f"{name}@{second}") if second and _takes_step(name) else (name,):
@@ -105,7 +106,7 @@ def create_suite(names: Sequence[str] | Mapping[str, Callable], eps: float, step
             base, images, batches = _base(full), None, 1
             if base == "rays":
                 images = RAYS_IMAGES
-            elif base == "autoattack":  # survivors of several batches share one
+            elif isinstance(attack, library.AutoAttack):  # survivors of several batches share one
                 attack.batch_size, batches = at_least_one(batch_size, "batch_size"), AUTOATTACK_BATCHES
             plan[full] = Planned(attack, eps, norm, images, base in BLACK_BOX, batches)
     return plan
@@ -123,17 +124,19 @@ def create_attack(name: str, eps: float, step_size: float | None = None, *, norm
     if isinstance(name, str) and ":" in name:
         return OwnAttack.named(name)
     base, numbers, step_size = _parse(name, eps, step_size)
-    make, common = _CLASS[base], {"norm": norm}
+    make: Any = _CLASS[base]
+    common: dict[str, Any] = {"norm": norm}
     if base == "pgd":
         return make(eps, step_size, *numbers, any_step=any_step, **common)
     if base in ("untargeted", "multitargeted"):
-        default = getattr(PAPER.get(dataset, _WIDE_RESNET), base)
+        default = getattr(PAPER.get(dataset or "", _WIDE_RESNET), base)
         return make(eps, step_size, *numbers, *default[len(numbers):], **common)
     if base == "transfer":
         if surrogate is None:
             raise UserError("transfer needs a surrogate: the run whose network crafts the adversaries "
                             "(--surrogate RUN)")
-        attack = library.PGD(eps, step_size, *numbers or (TRANSFER_STEPS,), **common)
+        given: tuple[Any, ...] = numbers or (TRANSFER_STEPS,)
+        attack = library.PGD(eps, step_size, *given, **common)
         return make(surrogate, attack, transfer_cache, FastNetwork)
     if base in ("apgd-ce", "apgd-dlr"):
         return make(eps, loss=base.removeprefix("apgd-"), **common)

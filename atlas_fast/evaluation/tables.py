@@ -31,7 +31,7 @@ def _value(value) -> str:
 
 def table(report: dict) -> str:
     """The report for a terminal."""
-    lines = [("", "accuracy", "std. err.", "n", "seconds", "settings")]
+    lines: list[tuple[str, ...]] = [("", "accuracy", "std. err.", "n", "seconds", "settings")]
     for row in attack_rows(report):
         result = row["result"]
         seconds = f"{result['seconds']:.1f}" if "seconds" in result else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,7 @@ __all__ = ["Normalize", "create", "preact_resnet18", "small_cnn", "wide_resnet"]
 NAMES = ("small_cnn", "preact_resnet18", "wrn-28-8", "wrn-D-W", "timm:NAME", "torchvision:NAME", "module:function")
 
 
-def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, **kwargs) -> nn.Module:
+def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 32, **kwargs: Any) -> nn.Module:
     """The network of this name: small_cnn, preact_resnet18, wrn-D-W (depth D = 6n+4, width W), e.g. wrn-28-8,
     timm:NAME or torchvision:NAME (untrained), or module:function, the user's own.
 

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+Channels = tuple[Sequence[float], Sequence[float]]
+"""(mean, std), a value per channel, in [0, 1] units."""
+
 
 class Normalize(nn.Module):
     """(x - mean) / std per channel, as the network's first layer, so that eps stays in pixel units outside."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

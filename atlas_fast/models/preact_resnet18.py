@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .layers import Normalize, he_init
+from .layers import Channels, Normalize, he_init
 from .wide_resnet import Block
 
 
@@ -14,7 +14,7 @@ class PreActResNet18(nn.Module):
 
     As in Wong et al. 2020, with the final BN-ReLU that He et al. 2016b have."""
 
-    def __init__(self, num_classes: int, in_channels: int, normalize):
+    def __init__(self, num_classes: int, in_channels: int, normalize: Channels | None):
         super().__init__()
         channels = (64, 64, 128, 256, 512)
         self.normalize = Normalize(*normalize) if normalize else None
@@ -35,7 +35,7 @@ class PreActResNet18(nn.Module):
 
 
 def preact_resnet18(num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
-                    normalize=None) -> PreActResNet18:
+                    normalize: Channels | None = None) -> PreActResNet18:
     """Images [N,in_channels,H,W] in [0,1] -> logits [N,num_classes]; any image_size from 8 up.
 
     normalize: None, or (mean, std) per channel in [0,1] units, applied as the first layer.

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .layers import Normalize, he_init
+from .layers import Channels, Normalize, he_init
 
 
 class SmallCNN(nn.Module):
     """Two strided convolutions and two fully connected layers."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, channels: tuple[int, int], hidden: int,
-                 normalize):
+                 normalize: Channels | None):
         super().__init__()
         side = image_size // 4
         self.normalize = Normalize(*normalize) if normalize else None
@@ -44,7 +44,7 @@ class SmallCNN(nn.Module):
 
 
 def small_cnn(num_classes: int = 10, in_channels: int = 1, image_size: int = 28, channels: tuple[int, int] = (32, 64),
-              hidden: int = 128, normalize=None) -> SmallCNN:
+              hidden: int = 128, normalize: Channels | None = None) -> SmallCNN:
     """Images [N,in_channels,image_size,image_size] in [0,1] -> logits [N,num_classes].
 
     image_size: height and width, 4 or more (8 for digits, 28 for MNIST, 32 for CIFAR); UserError below 4.

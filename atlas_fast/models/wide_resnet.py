@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .layers import Normalize, he_init
+from .layers import Channels, Normalize, he_init
 
 
 class Block(nn.Module):
@@ -33,7 +33,7 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """Three groups of (depth-4)/6 blocks with 16, 32 and 64 times `width` channels, mean over the image, linear."""
 
-    def __init__(self, depth: int, width: int, num_classes: int, in_channels: int, normalize):
+    def __init__(self, depth: int, width: int, num_classes: int, in_channels: int, normalize: Channels | None):
         super().__init__()
         blocks = (depth - 4) // 6
         channels = (16, 16 * width, 32 * width, 64 * width)
@@ -55,7 +55,7 @@ class WideResNet(nn.Module):
 
 
 def wide_resnet(depth: int = 28, width: int = 8, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
-                normalize=None) -> WideResNet:
+                normalize: Channels | None = None) -> WideResNet:
     """WRN-depth-width without dropout: images [N,in_channels,H,W] in [0,1] -> logits [N,num_classes].
 
     depth: 6n+4 (10, 16, 22, 28, 34, ...), else UserError. width: the widening factor.

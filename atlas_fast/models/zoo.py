@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..errors import UserError
@@ -37,7 +39,7 @@ def from_torchvision(name: str, num_classes: int, in_channels: int, image_size: 
         near = [other for other in known if name and name in other][:5]
         raise UserError(f"torchvision {torchvision.__version__} has no classification model {name!r}; "
                         f"{_examples(near)}")
-    options = {"num_classes": num_classes}
+    options: dict[str, Any] = {"num_classes": num_classes}
     if name.startswith("vit_"):
         options["image_size"] = image_size
     elif name.startswith("maxvit"):
@@ -56,6 +58,8 @@ def from_torchvision(name: str, num_classes: int, in_channels: int, image_size: 
 
 def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     """By one of in_channels and otherwise the same; torchvision's networks register the stem first."""
+    path: str
+    old: Any
     path, old = next((path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,
                     old.bias is not None, old.padding_mode)

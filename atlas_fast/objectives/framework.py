@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -148,11 +149,11 @@ class Objective:
         if self.gradients is not None and self.local is not None:
             raise UserError(f"give `local` or gradients={self.gradients!r}, not both")
 
-    def replace(self, **changes) -> Objective:
+    def replace(self, **changes: Any) -> Objective:
         """A copy with some fields changed, e.g. `atlas(...).replace(metric=my_metric)`."""
         return dataclasses.replace(self, **changes)
 
-    def __call__(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, ramp=1.0,
+    def __call__(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, ramp: float | torch.Tensor = 1.0,
                  rng: torch.Tensor | None = None, bn_mode: str = "train") -> torch.Tensor:
         """The loss, 0-d; `.backward()` gives the parameters' gradients; `terms` holds its parts until the next call.
 
@@ -196,18 +197,20 @@ class Objective:
             needed.add("adv")
         return tuple(point for point in ("adv", "x", "noise") if point in needed)
 
-    def crafting(self, ramp=1.0) -> Crafting | None:
+    def crafting(self, ramp: float | torch.Tensor = 1.0) -> Crafting | None:
         """How to make x'; None where no term needs it."""
         if "adv" not in self.points:
             return None
+        assert self.adversary is not None and self.eps is not None  # such points are refused without an adversary
         step_size = default_step_size(self.eps, self.steps) if self.step_size is None else self.step_size
         eps = self.noise_radius(ramp)
         return Crafting(self.adversary, eps if self.projected else 1.0, self.scaled(step_size, ramp, "eps"), self.steps,
                         self.start, self.start_radius * eps, self.scaled(self.beta, ramp, "weights"), self.tau,
                         self.scaled(self.omega, ramp, "eps") if self.omega else 0.0)
 
-    def noise_radius(self, ramp=1.0):
+    def noise_radius(self, ramp: float | torch.Tensor = 1.0):
         """Half the width of the uniform noise at the point "noise": eps."""
+        assert self.eps is not None  # asked for where there is an adversary
         return self.scaled(self.eps, ramp, "eps")
 
     def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp=1.0, ranks=None):
@@ -215,7 +218,8 @@ class Objective:
         `engine.Ranks` that hold equal parts of the batch; the mean of their losses is that of the whole batch."""
         return heads.head(self, logits, y, self.scaled(self.beta, ramp, "weights"), ranks)
 
-    def penalty(self, ramp=1.0) -> JacobianPenalty | LocalPenalty | AlignmentPenalty | LinearityPenalty | None:
+    def penalty(self, ramp: float | torch.Tensor = 1.0) -> (JacobianPenalty | LocalPenalty | AlignmentPenalty
+                                                            | LinearityPenalty | None):
         """The local penalty with its weight; None where there is none."""
         if self.penalised_point is None:
             return None

@@ -36,6 +36,7 @@ def fused(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, beta) -> 
     second = other if first == base else base
     terms, d_first, d_second = ops.ce_kl_terms(logits[first], logits[second], y, beta, reverse=first != base,
                                                label_smoothing=objective.label_smoothing)
+    assert d_second is not None  # there are second logits
     return terms[0], {"ce": terms[1], "kl": terms[2]}, {first: d_first, second: d_second}
 
 

@@ -47,6 +47,7 @@ class AlignmentPenalty:
     weight: float | torch.Tensor
 
     def phi(self, g: torch.Tensor, seen: Seen) -> Value:
+        assert seen.start_gradient is not None  # the adversary starts at x, so its first gradient is the one there
         a, b = seen.start_gradient.to(_wide(g)), g.to(_wide(g))
         a_norm, b_norm = (torch.linalg.vector_norm(v, dim=_within(g), keepdim=True) for v in (a, b))
         counts = (a_norm > 0) & (b_norm > 0)

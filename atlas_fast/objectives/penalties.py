@@ -25,7 +25,8 @@ class JacobianPenalty:
 
     def cotangent(self, logits: torch.Tensor, rng: torch.Tensor, sample_offset: int = 0) -> torch.Tensor:
         """v: [num_projections, N, C], one direction per sample and projection."""
-        return ops.unit_vectors(rng, *logits.shape, draws=self.num_projections, sample_offset=sample_offset)
+        return ops.unit_vectors(rng, len(logits), logits.shape[1], draws=self.num_projections,
+                                sample_offset=sample_offset)
 
     def phi(self, g: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(value, weight * d value/dg) for g: [K, N, ...]; value: C / (K N) sum g^2, without the weight."""

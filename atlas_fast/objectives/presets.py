@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from ..attacks.checks import positive
 from ..errors import UserError
@@ -181,7 +182,7 @@ def parameters(method: str) -> tuple[str, ...]:
     return tuple(inspect.signature(_preset(method)).parameters)
 
 
-def create(method: str, **keywords) -> Objective:
+def create(method: str, **keywords: Any) -> Objective:
     """The preset of that name. Raises UserError for an unknown method and for missing or foreign keywords."""
     preset = _preset(method)
     try:

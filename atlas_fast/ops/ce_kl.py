@@ -72,8 +72,10 @@ def _check(first, second, target, label_smoothing):
         raise UserError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
 
 
-def ce_kl_terms(first: torch.Tensor, second: torch.Tensor | None, target: torch.Tensor, beta, reverse: bool = False,
-                label_smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def ce_kl_terms(
+    first: torch.Tensor, second: torch.Tensor | None, target: torch.Tensor, beta: float | torch.Tensor,
+    reverse: bool = False, label_smoothing: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The loss and its logit gradients without autograd: (terms, d_first, d_second).
 
     first: logits [N, C] where the cross-entropy is taken, second: the other logits or None (plain cross-entropy);
@@ -106,8 +108,8 @@ class _CeKl(torch.autograd.Function):
 DIRECTIONS = ("adv||clean", "clean||adv")
 
 
-def ce_kl(logits_adv: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, beta, *, direction: str = "adv||clean",
-          label_smoothing: float = 0.0) -> torch.Tensor:
+def ce_kl(logits_adv: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, beta: float | torch.Tensor, *,
+          direction: str = "adv||clean", label_smoothing: float = 0.0) -> torch.Tensor:
     """mean CE(logits_adv) + beta * KL, 0-d, differentiable once in both logits.
 
     logits_adv, logits: [N, C] at x' and x, float32, float64 or bfloat16; target: int64 [N] in 0..C-1; beta: number or

@@ -30,7 +30,8 @@ _op = define("fgsm", "(Tensor x, Tensor grad, float eps, Tensor? eps_tensor, flo
              "Tensor rng, int purpose, int sample_offset) -> Tensor", fgsm_reference, _fake)
 
 
-def fgsm(x: torch.Tensor, grad: torch.Tensor, eps, step_size, rng: torch.Tensor, purpose: int = _rng.RANDOM_START,
+def fgsm(x: torch.Tensor, grad: torch.Tensor, eps: float | torch.Tensor,
+         step_size: float | torch.Tensor, rng: torch.Tensor, purpose: int = _rng.RANDOM_START,
          sample_offset: int = 0) -> torch.Tensor:
     """The one-step adversary: this rng's random start, a sign step and both projections, fused; strides as x.
 

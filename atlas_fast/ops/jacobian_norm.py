@@ -44,7 +44,7 @@ def jacobian_norm_reference(logits, x, num_projections=1, rng=None):
     """The same estimate in plain PyTorch."""
     _check(logits, x, num_projections)
     rng = _rng.resolve_rng(rng, x.device)
-    directions = unit_vectors_reference(rng, *logits.shape, num_projections)
+    directions = unit_vectors_reference(rng, len(logits), logits.shape[1], num_projections)
     return project(logits, x, directions).square().sum() * (logits.shape[1] / (num_projections * max(len(x), 1)))
 
 
@@ -57,6 +57,6 @@ def jacobian_norm(logits: torch.Tensor, x: torch.Tensor, num_projections: int = 
     Raises UserError for mismatched shapes or an x that does not require grad.
     """
     _check(logits, x, num_projections)
-    directions = unit_vectors(_rng.resolve_rng(rng, x.device), *logits.shape, num_projections)
+    directions = unit_vectors(_rng.resolve_rng(rng, x.device), len(logits), logits.shape[1], num_projections)
     rows = project(logits, x, directions)
     return SquaredNorm.apply(rows, logits.shape[1] / (num_projections * max(len(x), 1)))

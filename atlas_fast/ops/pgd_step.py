@@ -27,7 +27,8 @@ _op = define("pgd_step", "(Tensor x, Tensor x_adv, Tensor grad, float eps, Tenso
              "Tensor? step_tensor) -> Tensor", pgd_step_reference, _fake)
 
 
-def pgd_step(x: torch.Tensor, x_adv: torch.Tensor, grad: torch.Tensor, eps, step_size) -> torch.Tensor:
+def pgd_step(x: torch.Tensor, x_adv: torch.Tensor, grad: torch.Tensor, eps: float | torch.Tensor,
+             step_size: float | torch.Tensor) -> torch.Tensor:
     """Ascend by the sign of `grad`, then project on the eps-ball around x and on [0, 1]; strides as x, no gradient.
 
     x, x_adv: images [N, ...] in [0, 1]; grad: the loss's gradient at x_adv; all of one shape and dtype (float32,

@@ -28,8 +28,8 @@ _op = define("random_start",
              random_start_reference, _fake)
 
 
-def random_start(x: torch.Tensor, eps, rng: torch.Tensor | None = None, purpose: int = _rng.RANDOM_START,
-                 sample_offset: int = 0) -> torch.Tensor:
+def random_start(x: torch.Tensor, eps: float | torch.Tensor, rng: torch.Tensor | None = None,
+                 purpose: int = _rng.RANDOM_START, sample_offset: int = 0) -> torch.Tensor:
     """A uniform point of the eps-ball around each image, clipped to [0, 1]; strides as x, no gradient.
 
     x: images [N, ...] in [0, 1], float32, float64 or bfloat16. eps: radius in pixel units, a number or a 0-d tensor on

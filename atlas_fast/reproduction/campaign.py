@@ -124,7 +124,7 @@ def load_data(runs: Sequence[Run]) -> None:
 
 def dry_run(runs: Sequence[Run], jobs: int, where: Sequence[str]) -> str:
     """Every run with its commands, and an estimate of the time."""
-    lines, rates, seconds, finished = [], {}, 0.0, 0
+    lines, rates, seconds, finished = [], dict[tuple, float](), 0.0, 0
     for run in runs:
         stage = next_stage(run)
         if stage is None:

@@ -88,10 +88,11 @@ def seconds_per_pass(config: Config, device: torch.device) -> float:
     images = 512 if device.type == "cuda" else 128 if config.model == "small_cnn" else 8
     model = models.create(config.model, classes, channels, pixels).to(device)
     x = torch.rand(images, channels, pixels, pixels, device=device, requires_grad=True)
-    taken = []
+    taken: list[float] = []
     while len(taken) < 2 or sum(taken) < 1.0:
         started = time.perf_counter()
         model(x).sum().backward()
+        assert x.grad is not None
         x.grad.sum().item()  # waits for the device
         taken.append(time.perf_counter() - started)
     return min(taken) / (3 * images)

@@ -48,7 +48,7 @@ def execute(runs: Sequence[Run], jobs: int, devices: Sequence[str | None], progr
     Returns {run that failed: its last line}. A run that another process is at is waited for. KeyboardInterrupt: the
     children are interrupted as well and have ended; every finished epoch and batch of images is kept.
     """
-    queue, children, failed = list(runs), [], {}
+    queue, children, failed = list(runs), list[Child](), dict[Run, str]()
     free, environment = [devices[i % len(devices)] for i in range(jobs)], _environment(jobs)
     try:
         while queue or children:
@@ -64,7 +64,7 @@ def execute(runs: Sequence[Run], jobs: int, devices: Sequence[str | None], progr
                     queue.remove(run)
                 elif child == "busy":
                     progress.waiting(run)
-                elif child is not None:
+                elif isinstance(child, Child):
                     queue.remove(run)
                     children.append(child)
                     free.pop(0)

@@ -36,7 +36,7 @@ FIGURES = {
 def figure(number: int, dataset: str, part: str | None) -> Plan:
     """The figure's sweep on this data set."""
     rows, axis, log_axis = _rows(number, dataset)
-    known = paper.TABLES["table1"].get(part, {})  # alpha and beta of table 2's other rows are not stated
+    known = paper.TABLES["table1"].get(part or "", {})  # alpha and beta of table 2's other rows are not stated
     rows = tuple(one if one.paper in known else replace(one, paper=None) for one in rows)
     columns = () if number == 11 else _columns(dataset, part)
     return Plan(f"figure{number}", f"Figure {number} of the paper: {FIGURES[number][1]}", dataset, part, rows, columns,

@@ -46,7 +46,7 @@ def value(dest: str, given: object):
     if isinstance(given, bool | list | dict) or given is None:
         raise UserError(f"{flag(dest)} takes one value, not {given!r}")
     try:
-        return (action.type or str)(str(given))
+        return (action.type if callable(action.type) else str)(str(given))
     except ValueError:
         raise UserError(f"{flag(dest)} takes a number, not {given!r}") from None
 

@@ -125,6 +125,7 @@ def figure(table: str, part: str | None, row: str, column: str) -> float | None:
     """The paper's figure of this cell: % or seconds; None where it has none (also for a part or a row of ours)."""
     if table not in TABLES:
         raise UserError(f"the paper has no {table}; its tables are {', '.join(TABLES)}")
+    part = part or ""
     if table == "table1" and (part, row) in TEXT:
         return TEXT[part, row].get(column)
     figures = TABLES[table].get(part, {}).get(row)
@@ -134,4 +135,4 @@ def figure(table: str, part: str | None, row: str, column: str) -> float | None:
 
 def suspect(part: str | None, row: str, column: str) -> str | None:
     """Why the paper's figure of this cell is doubted, or None."""
-    return SUSPECT.get((part, row, column))
+    return SUSPECT.get((part or "", row, column))

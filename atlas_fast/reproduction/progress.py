@@ -24,7 +24,7 @@ class Progress:
         self.total = sum(self.totals.values())
         self.finished = {run: min(cost.done(run), self.totals[run]) for run in self.runs}
         self.begun_with, self.begun = sum(self.finished.values()), time.monotonic()
-        self._looked, self._waiting = 0.0, set()
+        self._looked, self._waiting = 0.0, set[Run]()
         self._drawn = sys.stderr.isatty()
         self.bar = tqdm(total=self.total, initial=self.begun_with, dynamic_ncols=True, disable=not self._drawn,
                         leave=False, smoothing=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..training.files import make_folder, write_atomically, write_json
@@ -13,7 +13,7 @@ from .specs import Column, Plan, Row
 _REFERENCE = "one-step ADV"  # times are compared by their ratio to this row's
 
 
-def collect(plan: Plan, runs_of: dict[Row, Sequence[Run]], notes: Sequence[str]) -> dict:
+def collect(plan: Plan, runs_of: Mapping[Row, Sequence[Run]], notes: Sequence[str]) -> dict:
     """Everything that a table or a figure says, as JSON: accuracies in [0, 1], also the paper's; times in seconds.
 
     runs_of: the runs of every row, a run a seed; notes: sentences about the settings."""

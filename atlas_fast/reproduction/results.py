@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from ..training import logs
 from . import runs
@@ -17,7 +18,7 @@ def of_run(run: Run, attacks: Sequence[str]) -> dict:
 
     time: seconds per batch of training, the median over the epochs; validation: robust accuracy of the best epoch.
     """
-    found = {"seed": run.seed, "folder": str(run.folder), "trained": run.trained, "attacks": {}}
+    found: dict[str, Any] = {"seed": run.seed, "folder": str(run.folder), "trained": run.trained, "attacks": {}}
     if not run.trained:
         return found
     summary = runs.read_json(run.folder / "summary.json") or {}
@@ -55,9 +56,9 @@ def cell(found: Sequence[dict], column: str) -> dict | None:
     if column in ("validation", "time"):
         return spread([one.get(column) for one in found])
     parts = [one.get("clean") if column == "clean" else one["attacks"].get(column) for one in found]
-    parts = [part for part in parts if part]
-    whole = spread([part["accuracy"] for part in parts])
-    return whole and {**whole, "n": min(part["n"] for part in parts)}
+    measured = [part for part in parts if part]
+    whole = spread([part["accuracy"] for part in measured])
+    return whole and {**whole, "n": min(part["n"] for part in measured)}
 
 
 def groups(all_runs: Sequence[Run]) -> dict[str, list[Run]]:

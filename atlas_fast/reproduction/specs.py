@@ -112,7 +112,7 @@ def attack_name(key: str, model: str) -> str | None:
 def with_attacks(plan_columns: Sequence[Column], attacks: Sequence[str], keep: bool) -> tuple[Column, ...]:
     """The columns with these attacks in place of their own; those that belong to none get a column before the time.
     keep: a column whose attack is not named stays, for the paper's figures."""
-    by_key = {}
+    by_key: dict[str, str] = {}
     for attack in attacks:
         base = re.match(r"untargeted|multitargeted|transfer|rays|autoattack", attack)
         key = base[0] if base and "@" not in attack else attack

@@ -51,6 +51,7 @@ class Watch:
         return False
 
     def _fall(self, line: dict, name: str = "robust_accuracy") -> float:
+        assert self.best is not None  # there was an epoch before this one
         return self.best[name] - line[name]
 
     def _sets_in(self, line: dict) -> bool:
@@ -66,6 +67,7 @@ class Watch:
     def sentence(self, line: dict) -> str:
         """What happened in the epoch at which it set in."""
         best = self.best
+        assert best is not None  # nothing sets in at the first epoch
         rise = line["jacobian_norm"] / best["jacobian_norm"] if best["jacobian_norm"] else float("inf")
         return (f"epoch {line['epoch']}: catastrophic overfitting sets in: robust accuracy "
                 f"{line['robust_accuracy']:.2%} under PGD (epoch {best['epoch']}: {best['robust_accuracy']:.2%}) but "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,6 +43,7 @@ class Rewinder:
         trains no longer than without. Returns the new entry of `changes`.
         """
         config, schedule = run.config, run.schedule
+        assert self.best is not None  # asked by `possible`
         run.model.load_state_dict(self.best["model"])
         load_optimizer(run.optimizer, copied(self.best["optimizer"]))
         schedule.rewind(self.best["schedule"])
@@ -93,5 +94,6 @@ def copied(tree):
     if isinstance(tree, dict):
         return {key: copied(value) for key, value in tree.items()}
     if isinstance(tree, Iterable) and not isinstance(tree, str):
-        return type(tree)(copied(value) for value in tree)
+        kind: Any = type(tree)
+        return kind(copied(value) for value in tree)
     return tree

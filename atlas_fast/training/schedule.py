@@ -24,8 +24,8 @@ class Schedule:
         self.plateau_epochs = plateau_epochs
         self.milestones = [round(share * epochs) for share in MILESTONES] if fixed else None
         self.epoch = 0
-        self.best = None
-        self.best_epoch = None
+        self.best: float | None = None
+        self.best_epoch: int | None = None
         self.bad = 0
         self.stopped = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -103,7 +104,7 @@ def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None 
     torch.manual_seed(config.seed)
     model = models.create(config.model, dataset.num_classes, dataset.in_channels, dataset.image_size)
     channels_last = device.type == "cuda"
-    model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     _try_network(model, dataset, config.model, device)
     model.train()  # before the step is made: its engine depends on dropout being there
     batches = make_batches(config, dataset, device, ranks)
@@ -136,8 +137,10 @@ def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
                "sync_bn": config.sync_bn}
     objective = make_objective(config)
     if config.method == "free":
+        assert config.replays is not None  # resolved for this method
         return FreeStep(model, objective, optimizer, config.replays, **options)
     if config.method == "yopo":
+        assert config.passes is not None
         return YopoStep(model, objective, optimizer, config.passes, **options)
     return TrainingStep(model, objective, optimizer, **options)
 
@@ -159,6 +162,7 @@ def own_objective(config: Config) -> objectives.Objective:
     """What the user's module:function makes of this run's eps, steps and step_size. UserError: it fails, returns
     something else, or what config.json and the log say of eps and steps would not be what it does."""
     name = config.objective
+    assert name is not None  # asked by make_objective
     objective = named.make(name, "objective", objectives.Objective, eps=config.eps, steps=config.steps,
                            step_size=config.step_size)
     if objective.steps != config.steps:
@@ -183,6 +187,7 @@ def describe(run: Run) -> dict:
     else:
         processor = platform.processor() or platform.machine()
         device_name = f"{processor} ({sys.platform}), {torch.get_num_threads()} threads"
+    assert run.data.val is not None  # split off by load_data
     sizes = {"num_classes": run.data.num_classes, "in_channels": run.data.in_channels,
              "image_pixels": run.data.image_size, "n_train": len(run.data.train_labels),
              "n_validation": len(run.data.val[1]), "n_test": len(run.data.test_labels), "classes": run.data.classes,
@@ -213,5 +218,5 @@ def _try_network(model: nn.Module, dataset: Dataset, name: str, device: torch.de
         shape = "x".join(map(str, dataset.train_images.shape[1:]))
         raise UserError(f"{name} cannot take images of {shape}; choose another --model ({error})") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, dataset.num_classes):
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"{name} gives {shape} for one image, not logits [1, {dataset.num_classes}]")
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"{name} gives {given} for one image, not logits [1, {dataset.num_classes}]")

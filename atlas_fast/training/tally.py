@@ -31,7 +31,9 @@ class Tally:
     def start(self, epoch: int, steps: int, skipped: torch.Tensor) -> None:
         """steps: of this epoch; skipped: as in `add`, now."""
         self.epoch, self.steps, self.seen, self.bad = epoch, steps, 0, 0
-        self.skipped, self.names, self.sums, self.worst = int(skipped), (), [], None
+        self.skipped, self.sums = int(skipped), list[float]()
+        self.names: tuple[str, ...] = ()
+        self.worst: dict | None = None
         self._rows: torch.Tensor | None = None
         self._filled = 0
 
@@ -63,8 +65,9 @@ class Tally:
 
     def _look(self) -> bool:
         before = self.total
-        for *values, skipped in self._average(self._rows[:self._filled]).tolist():
-            self.seen, skipped = self.seen + 1, round(skipped)
+        rows = [] if self._rows is None else self._average(self._rows[:self._filled]).tolist()
+        for *values, count in rows:
+            self.seen, skipped = self.seen + 1, round(count)
             wrong = [name for name, value in zip(self.names, values, strict=True) if not math.isfinite(value)]
             if wrong or skipped > self.skipped:
                 self._not_finite(wrong)
@@ -79,14 +82,14 @@ class Tally:
 
     def _not_finite(self, wrong: list[str]) -> None:
         parts = [name for name in wrong if name != "loss"] or wrong or ["a gradient"]
-        place = {"epoch": self.epoch, "batch": self.seen, "terms": parts}
+        place: dict = {"epoch": self.epoch, "batch": self.seen, "terms": parts}
         self.bad, self.total, self.in_a_row = self.bad + 1, self.total + 1, self.in_a_row + 1
         self.first = self.first or place
         self.worst = self.worst or place
         if self.in_a_row >= IN_A_ROW:
             self._stop(f"{self.in_a_row} steps in a row were not finite", self.first)
 
-    def _stop(self, what: str, first: dict) -> None:
+    def _stop(self, what: str, first: dict | None) -> None:
         raise UserError(f"{what}, the first at {place(first)}; lower --lr or --alpha, what was saved before stays")
 
     @property
@@ -109,6 +112,7 @@ class Tally:
         self.total, self.in_a_row, self.first = state["total"], state["in_a_row"], state["first"]
 
 
-def place(found: dict) -> str:
+def place(found: dict | None) -> str:
     """E.g. "batch 3 of epoch 2 (term: kl)"."""
+    assert found is not None  # there was a step that was not finite
     return f"batch {found['batch']} of epoch {found['epoch']} (term: {', '.join(found['terms'])})"

@@ -11,16 +11,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from .config import Config
 from .setup import Run, describe
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
 GROUPS = {"lr": "schedule", "eps": "schedule", "seconds": "time", "ms_per_batch": "time",
@@ -42,14 +39,14 @@ def check(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def events(run: Run, out: Path) -> Iterator[Events]:
+def events(run: Run, out: Path) -> Iterator[Events | Silent]:
     """The run's event files; they are only written where --log asks for them, by the first of several processes."""
     wanted = run.config.log == "tensorboard" and run.ranks.leads
-    written = Events(run, out) if wanted else Silent()
+    log = Events(run, out) if wanted else Silent()
     try:
-        yield written
+        yield log
     finally:
-        written.close()
+        log.close()
 
 
 class Silent:
@@ -71,7 +68,7 @@ class Events:
 
     def __init__(self, run: Run, out: Path):
         self.run, self.out = run, out
-        self.writer: SummaryWriter | None = None
+        self.writer: Any = None  # a SummaryWriter from `begin` on
 
     def begin(self, lines: list[dict]) -> None:
         """lines: those of log.jsonl that the checkpoint knows. What an interrupted run wrote beyond them is purged; a

@@ -79,6 +79,8 @@ def _at_x_and_fgsm(network: FastNetwork, model: nn.Module, x: torch.Tensor, y: t
 def _same(objective: Objective, attack: PGD) -> bool:
     """Whether the training's adversary is the validation's attack (the multi-step methods' defaults are)."""
     how = objective.crafting()
+    if how is None:
+        return False
     ours = (how.ascends, how.start, how.tau, how.start_radius, how.eps, how.step_size, how.steps)
     return how.steps > 1 and ours == ("ce", "uniform", None, attack.eps, attack.eps, attack.step_size, attack.steps)
 
@@ -88,6 +90,6 @@ def _projected(model: nn.Module, x: torch.Tensor, rng: torch.Tensor, offset: int
     """Logits at x, and the sum over the batch of C*||v^T J||^2."""
     x = x.detach().requires_grad_()
     logits = model(x)
-    v = ops.unit_vectors(rng, *logits.shape, sample_offset=offset)[0]
+    v = ops.unit_vectors(rng, len(logits), logits.shape[1], sample_offset=offset)[0]
     (g,) = torch.autograd.grad(logits, x, v.to(logits.dtype))
     return logits.detach(), ops.squared_norm(g, scale=logits.shape[1])[0]

@@ -21,6 +21,8 @@ computes f_x t, the adjoint of g, and what t sends to the weights and, where f_x
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,7 @@ def _dropout(p=0.5, training=True, inplace=False):
     return Identity()
 
 
-MODULES = {
+MODULES: dict[type, Callable[..., Any]] = {
     nn.Conv2d: Convolution,
     nn.Linear: Linear,
     nn.BatchNorm2d: BatchNorm,
@@ -63,7 +65,7 @@ MODULES = {
 }
 """Exact type of a module -> (module, low-precision weights or None) -> rule. Subclasses may do something else."""
 
-FUNCTIONS = {
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
     torch.relu: ReLU, torch.relu_: ReLU, F.relu: ReLU, F.relu_: ReLU,
     F.max_pool2d: MaxPool, torch.max_pool2d: MaxPool, F.avg_pool2d: AvgPool, F.adaptive_avg_pool2d: AdaptiveAvgPool,
     torch.flatten: Flatten, torch.reshape: Reshape, torch.permute: Permute, torch.mean: Mean,

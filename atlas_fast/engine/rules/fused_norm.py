@@ -23,7 +23,9 @@ def applies(a: torch.Tensor, b: torch.Tensor | None, module) -> bool:
 
 def forward(a, b, module, running, groups, batch, momentum, relu):
     """(z, act, mean, rstd)."""
-    return norm_relu(a, b, module.weight, module.bias, *running, groups, batch, momentum, module.eps, relu)
+    running_mean, running_var = running
+    return norm_relu(a, b, module.weight, module.bias, running_mean, running_var, groups, batch, momentum, module.eps,
+                     relu)
 
 
 def backward(saved, g, module, relu, input_too, grads, total, extra):

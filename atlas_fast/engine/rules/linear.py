@@ -19,7 +19,8 @@ class Linear:
         return [p for p in (self.module.weight, self.module.bias) if p is not None]
 
     def forward(self, x):
-        dtype, weight, bias = x.dtype, self.module.weight, self.module.bias
+        dtype, weight = x.dtype, self.module.weight
+        bias: torch.Tensor | None = self.module.bias
         if self.weights is not None:
             x, weight = x.to(self.weights.dtype), self.weights(weight)
             bias = None if bias is None else self.weights(bias)

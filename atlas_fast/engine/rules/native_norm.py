@@ -37,7 +37,7 @@ def backward(saved, g, module, relu, input_too, grads, total, extra):
                                             strict=True)]
     sums = torch.stack([torch.stack([r[i] for r in results]) for i in (2, 1)]) if wants_sums else None
     for i, parameter in enumerate((bias, weight)):
-        if grads.takes(parameter):
+        if sums is not None and grads.takes(parameter):
             grads.add(parameter, sums[i].sum(0))
     if not input_too:
         return None, (D, sums)

@@ -56,7 +56,8 @@ def _kernel(x, out, rng, index, images, channels, height, width, sample_stride, 
 
 
 def crop_flip(x, rng, padding, flip, index, channels_last, purpose, sample_offset):
-    n, c, h, w = len(x) if index is None else len(index), *x.shape[1:]
+    n = len(x if index is None else index)
+    c, h, w = x.shape[1:]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty((n, c, h, w), dtype=dtype, device=x.device, memory_format=memory_format)

@@ -102,7 +102,7 @@ def norm_relu_backward(g, z, mean, rstd, weight, bias, residual_adjoint, extra, 
     dz = torch.empty_like(z) if input_too else None
     g, pixels = _norm.as_rows(g, z)
     inputs = (g, z, mean, rstd, weight, bias)
-    nothing = (None, None, 0, None)
+    nothing: tuple = (None, None, 0, None)
     write = nothing
     if input_too:
         extra_rows = 0 if extra is None else extra.numel() // z.shape[1]

@@ -43,7 +43,7 @@ def _total(partials, value, scale, scale_pointer, programs, BLOCK: tl.constexpr)
 
 def squared_norm(g, scale, weight, weight_tensor, with_gradient):
     gradient = torch.empty_like(g) if with_gradient else None
-    source = like(g, gradient if with_gradient else torch.empty_like(g, device="meta"))
+    source = like(g, torch.empty_like(g, device="meta") if gradient is None else gradient)
     blocks = triton.cdiv(g.numel(), _BLOCK)
     programs = min(blocks, _MAX_PROGRAMS)
     partials = torch.empty(programs, dtype=compute_dtype(g.dtype), device=g.device)
@@ -54,4 +54,4 @@ def squared_norm(g, scale, weight, weight_tensor, with_gradient):
            BLOCK=_BLOCK)
     launch(_total, 1, g, partials, value, *number_and_pointer(scale, None, g), programs,
            BLOCK=triton.next_power_of_2(max(programs, 1)))
-    return value, gradient if with_gradient else g.new_empty(0)
+    return value, g.new_empty(0) if gradient is None else gradient
