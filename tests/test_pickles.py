@@ -36,9 +36,9 @@ def torch_archive(evil) -> bytes:
 
 def sealed(evil) -> bytes:
     """With the checksum of a checkpoint."""
-    buffer = io.BytesIO(torch_archive(evil))
-    checkpoint._seal(buffer)
-    return buffer.getvalue()
+    path = evil.ran.with_name("sealed")
+    checkpoint.save_last(path, {"model": evil})
+    return path.read_bytes()
 
 
 def array(evil) -> bytes:

@@ -1,8 +1,8 @@
 """last.pt, everything needed to go on, previous.pt, the one before, and best.safetensors, the weights to use.
 
-A checkpoint is an archive of torch.save (a zip file) whose comment is the SHA-256 of all bytes before the comment, so
-one rename puts the file and its checksum in place together, and torch.load reads it as it is. torch checks no sums
-itself: a flipped bit would be trained on.
+A checkpoint is an archive of torch.save (a zip file) whose comment is the BLAKE2b sum of all bytes before the comment,
+so one rename puts the file and its checksum in place together, and torch.load reads it as it is. torch checks no sums
+itself: a flipped bit would be trained on. (SHA-256 takes 1.7 times as long on a processor without instructions for it.)
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import io
 import os
 import pickle
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from ..errors import UserError
-from .files import sync_folder, write_bytes
+from .files import sync_folder, write_atomically
 
 FORMAT = "atlas_fast checkpoint 2"
 WITHOUT_SUM = "atlas_fast checkpoint 1"  # of earlier versions
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
 CHECKPOINTS = (LAST, PREVIOUS)
 
-_MARK = b"atlas_fast sha256 "
+_MARK = b"atlas_fast blake2b "
 _COMMENT = len(_MARK) + 64
-_ARCHIVE, _END = b"PK\x03\x04", b"PK\x05\x06"  # what a zip file begins with, and its last 22 bytes without a comment
+_ARCHIVE = b"PK\x03\x04"  # what a zip file begins with
+_END, _END_SIZE = b"PK\x05\x06", 22  # what its last bytes begin with, and how many they are without a comment
 
 
 class Damaged(UserError):
@@ -34,10 +36,7 @@ class Damaged(UserError):
 
 def save_last(path: Path, state: dict) -> None:
     """Write last.pt atomically and keep the one before beside it; state: tensors and plain Python values only."""
-    buffer = io.BytesIO()  # torch.save to a path reports a full disk by a RuntimeError that says nothing of it
-    torch.save({"format": FORMAT, **state}, buffer)
-    _seal(buffer)
-    write_bytes(path, buffer.getbuffer(), previous=path.with_name(PREVIOUS))
+    write_atomically(path, lambda temporary: _write(temporary, {"format": FORMAT, **state}), path.with_name(PREVIOUS))
 
 
 def load_last(path: Path, device: torch.device | str = "cpu") -> dict:
@@ -103,8 +102,8 @@ def weights(model: torch.nn.Module) -> bytes:
     return save(tensors, metadata={"format": "pt"})
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def checksum(content: bytes) -> str:
+    return _sum(content).hexdigest()
 
 
 def readable(content: bytes) -> bool:
@@ -139,23 +138,52 @@ def fill(model: torch.nn.Module, tensors: dict, path: Path) -> None:
         raise UserError(f"{path} holds the weights of another network than config.json names") from error
 
 
-def _seal(buffer: io.BytesIO) -> None:
-    """Give the archive its comment; the length of it, 0 until now, is the archive's last two bytes."""
-    view = buffer.getbuffer()
-    if bytes(view[-22:-18]) != _END:
-        raise RuntimeError("torch.save wrote an archive with a comment of its own")
-    view[-2:] = _COMMENT.to_bytes(2, "little")
-    digest = hashlib.sha256(view).hexdigest()
-    view.release()  # a buffer that is looked at cannot grow
-    buffer.seek(0, io.SEEK_END)
-    buffer.write(_MARK + digest.encode())
+def _sum(content: bytes | memoryview = b""):
+    return hashlib.blake2b(content, digest_size=32)
+
+
+def _write(path: Path, state: dict) -> None:
+    # torch.save to a path reports a full disk by a RuntimeError that says nothing of it.
+    with open(path, "wb") as file:
+        archive = _Summed(file)
+        torch.save(state, archive)
+        archive.seal()
+
+
+class _Summed:
+    """A file that torch.save writes to, which adds up what is written and ends with the sum as the zip's comment."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self._sum, self._end = file, _sum(), b""
+
+    def write(self, content: bytes) -> int:
+        self._put(self._end)
+        self._end = b""
+        if len(content) == _END_SIZE and bytes(content).startswith(_END):  # the last piece, unless another comes
+            self._end = bytes(content)
+        else:
+            self._put(content)
+        return len(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seal(self) -> None:
+        if self._end[-2:] != b"\0\0":
+            raise RuntimeError("torch.save wrote an archive that does not end as one without a comment")
+        self._put(self._end[:-2] + _COMMENT.to_bytes(2, "little"))
+        self._file.write(_MARK + self._sum.hexdigest().encode())
+
+    def _put(self, content: bytes) -> None:
+        self._sum.update(content)
+        self._file.write(content)
 
 
 def _check(raw: bytes, path: Path) -> bool:
     """Whether a checksum is there. Damaged: the contents are others; UserError: we never wrote such a file."""
     body, comment = memoryview(raw)[:-_COMMENT], raw[-_COMMENT:]
     sealed = comment.startswith(_MARK)
-    if sealed and hashlib.sha256(body).hexdigest().encode() != comment[len(_MARK):]:
+    if sealed and checksum(body).encode() != comment[len(_MARK):]:
         raise Damaged(f"{path} is corrupt: its contents are not those of its checksum")
     if len(raw) < len(_ARCHIVE):
         raise Damaged(f"{path} cannot be read as a checkpoint; it is corrupt: {len(raw)} bytes")

@@ -66,7 +66,7 @@ class Saver:
             return self.save()
         content = checkpoint.weights(self.run.network) if best else None
         if best:
-            self._best = {"epoch": line["epoch"], "sha256": checkpoint.sha256(content)}
+            self._best = {"epoch": line["epoch"], "checksum": checkpoint.checksum(content)}
         logs.append(self.out / LOG, line)
         self.save()
         if best:
@@ -181,13 +181,13 @@ class Saver:
         content = path.read_bytes() if path.is_file() else b""
         if best is None:
             return "best" in state or schedule.best_epoch is None or checkpoint.readable(content)
-        if checkpoint.sha256(content) == best["sha256"] or schedule.finished and self.run.keeps_last:
+        if checkpoint.checksum(content) == best["checksum"] or schedule.finished and self.run.keeps_last:
             return True
         if state["inside"] is not None or best["epoch"] != schedule.epoch:
             return False
         content = checkpoint.weights(self.run.network)
         write_bytes(path, content)
-        self._best = {**best, "sha256": checkpoint.sha256(content)}  # another version may order the file otherwise
+        self._best = {**best, "checksum": checkpoint.checksum(content)}  # another version may order the file otherwise
         return True
 
     def _without_best(self) -> str:
