@@ -18,36 +18,44 @@ from atlas_fast.training import checkpoint, logs, loop, saving
 TINY = ("--model", "folders:dropout_net", "--max-batches", "2", "--epochs", "3", "--ramp-epochs", "0", "--lr", "0.01")
 
 
+MADE = {}  # once for all tests: the folder of the run below, and what it would have left
+
+
 @pytest.fixture
-def cut(small_run, monkeypatch):
+def cut(small_run, monkeypatch, tmp_path):
     """The folder of a run that was interrupted in its third epoch; epoch 1 or 2 is the best."""
-    with monkeypatch.context() as patch:
-        one_epoch = loop.one_epoch
+    if not MADE:
+        with monkeypatch.context() as patch:
+            one_epoch = loop.one_epoch
 
-        def interrupted(run, *rest):
-            if run.schedule.epoch == 2:
-                raise KeyboardInterrupt
-            return one_epoch(run, *rest)
+            def interrupted(run, *rest):
+                if run.schedule.epoch == 2:
+                    raise KeyboardInterrupt
+                return one_epoch(run, *rest)
 
-        patch.setattr(loop, "one_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="goes on from the end of epoch 2"):
-            small_run(*TINY, out="cut")
-    return small_run.folder("cut")
+            patch.setattr(loop, "one_epoch", interrupted)
+            with pytest.raises(KeyboardInterrupt, match="goes on from the end of epoch 2"):
+                small_run(*TINY, out="made")
+        MADE.update(folder=small_run.folder("made"), wanted=left(small_run(*TINY, out="whole")))
+    return shutil.copytree(MADE["folder"], tmp_path / "cut")
 
 
 @pytest.fixture
-def wanted(small_run):
+def wanted(cut):
     """What the same run leaves without interruption."""
-    return outcome(small_run(*TINY, out="whole"))
+    return MADE["wanted"]
+
+
+def left(folder):
+    """The outcome but for the settings, which hold the place of the data."""
+    found = outcome(folder)
+    return {"last": {key: value for key, value in found.pop("last").items() if key != "config"},
+            **{key: value for key, value in found.items() if key != "config"}}
 
 
 def resume(folder):
     assert train.main(["--resume", "--out", str(folder)]) == 0
-    return {key: value for key, value in outcome(folder).items() if key != "config"}
-
-
-def without_config(wanted):
-    return {key: value for key, value in wanted.items() if key != "config"}
+    return left(folder)
 
 
 def test_every_damaged_byte_is_found(tmp_path):
@@ -103,7 +111,7 @@ def test_a_damaged_checkpoint(cut, wanted, capsys, damage):
     with pytest.raises(UserError, match="and so is .*previous.pt, the one before: this run cannot be resumed"):
         train.main(["--resume", "--out", str(both)])
     capsys.readouterr()
-    assert resume(cut) == without_config(wanted)
+    assert resume(cut) == wanted
     said = capsys.readouterr().out
     assert f"{last} " in said and "corrupt" in said and f"{previous}, the one before, is used" in said
 
@@ -115,7 +123,7 @@ def test_a_file_of_another_kind_is_refused(cut, wanted, content):
         train.main(["--resume", "--out", str(cut)])
     assert (cut / "last.pt").read_bytes() == content
     (cut / "last.pt").unlink()
-    assert resume(cut) == without_config(wanted)
+    assert resume(cut) == wanted
 
 
 def test_another_version_and_a_foreign_run(cut):
@@ -188,7 +196,7 @@ def test_best_weights_that_are_not_those_of_the_checkpoint(cut, capsys):
                                          ("summary.json.tmp", 3)])
 def test_a_full_disk(small_run, wanted, monkeypatch, name, epoch):
     """It is full once this epoch is saved."""
-    folder, saved = small_run.folder("cut"), saving.Saver.save
+    folder, saved = small_run.folder("full"), saving.Saver.save
 
     def fills(self, inside=None):
         saved(self, inside)
@@ -198,9 +206,9 @@ def test_a_full_disk(small_run, wanted, monkeypatch, name, epoch):
     with monkeypatch.context() as patch:
         patch.setattr(saving.Saver, "save", fills)
         with pytest.raises(UserError, match=rf"{name.removesuffix('.tmp')} could not be written \(No space left on de"):
-            small_run(*TINY, out="cut")
+            small_run(*TINY, out="full")
     assert not (folder / "summary.json").exists() and not list(folder.glob("*.tmp"))
     if name == "log.jsonl":
         (folder / name).unlink()
     assert checkpoint.load_last(folder / "last.pt")["schedule"]["epoch"] == epoch
-    assert resume(folder) == without_config(wanted)
+    assert resume(folder) == wanted
