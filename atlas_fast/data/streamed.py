@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -37,6 +38,7 @@ class StreamedBatches:
         self._order = _Order()
         self._loader = DataLoader(_Decoder(images, seed, crops), batch_sampler=self._order, collate_fn=_stacked,
                                   num_workers=self.workers, persistent_workers=self.workers > 0,
+                                  worker_init_fn=_leave_signals,
                                   pin_memory=device.type == "cuda", generator=torch.Generator())  # not the global one
 
     def __len__(self) -> int:
@@ -70,6 +72,13 @@ def loss_of_workers_reported() -> Iterator[None]:
             raise
         raise UserError(f"a process that decodes images has ended ({str(error).splitlines()[0]}); what was saved "
                         "stays, --resume goes on from it, and fewer --workers need less memory") from error
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to all of a job's processes (Ctrl-C, a cluster's SIGTERM) is the trainer's: it saves after the step, for
+    which it needs its batch, and ends its workers itself. They end too when it is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Order:
