@@ -103,6 +103,8 @@ def parser() -> ArgumentParser:
     where = p.add_argument_group("execution")
     where.add_argument("--engine", metavar="E", help="auto, sweeps or autograd (default: auto, the fastest valid one)")
     where.add_argument("--capture", metavar="C", help="the step as one CUDA graph: auto (default), on or off")
+    where.add_argument("--checkpoint-activations", action="store_true", default=None,
+                       help="compute activations again rather than keep them: less memory, more time")
     where.add_argument("--amp", metavar="A", help="auto, bf16, fp16 (with a loss scale, for GPUs without bf16) or off "
                                                   "(default: auto, bf16 on a GPU that has it)")
     where.add_argument("--seed", type=int, metavar="S", help="of weights, split, order, noise (default: 0)")

@@ -11,6 +11,7 @@ from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
 from ..ops.jacobian_norm import project
 from . import convolution
+from .checkpoints import Checkpoints
 from .known_gradient import KnownGradient
 from .ranks import Ranks
 from .shared_batch_norm import SharedBatchNorm, check_shared
@@ -21,14 +22,17 @@ class AutogradView:
 
     amp: None, or the dtype (torch.bfloat16) of autocast in the forward passes. Images stay float32. ranks: the
     processes that share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its
-    own part.
+    own part. checkpoints: run the model's blocks again on the way back rather than keep their activations, but where a
+    Jacobian penalty differentiates twice (`checkpoints`); UserError for a model without blocks.
     """
 
-    def __init__(self, model, bn_mode: str = "train", amp: torch.dtype | None = None, ranks: Ranks | None = None):
+    def __init__(self, model, bn_mode: str = "train", amp: torch.dtype | None = None, ranks: Ranks | None = None,
+                 checkpoints: bool = False):
         self.model, self.bn_mode, self.amp, self._ranks = model, check_bn_mode(bn_mode), amp, ranks
         self._checked = ranks is None
         self._norm_layers = norm_layers(model)
         self._crafting = False
+        self._checkpoints = Checkpoints(model) if checkpoints else None
 
     def start(self) -> None:
         """The weights are those of a new step: nothing was kept of the last one."""
@@ -57,7 +61,8 @@ class AutogradView:
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
         """Only an input gradient outside of crafting may be differentiated again, by own convolutions."""
         twice = x.requires_grad and not self._crafting
-        with convolution.Convolutions() if twice else contextlib.nullcontext(), self.sharing():
+        once = contextlib.nullcontext() if self._checkpoints is None else self._checkpoints.applied(x.device)
+        with convolution.Convolutions() if twice else once, self.sharing():
             return self.model(x)
 
     def sharing(self) -> contextlib.AbstractContextManager:

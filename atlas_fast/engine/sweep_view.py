@@ -14,6 +14,7 @@ from .graph import build
 from .known_gradient import KnownGradient
 from .low_precision import LowPrecision
 from .ranks import Ranks
+from .recomputed import segments
 from .rules import BatchNorm, Unmatched
 from .sweeps import Sweeps
 
@@ -34,13 +35,15 @@ class SweepView:
     gradients of weights stay float32. pair: run points of one size as one batch, where no step mixes samples; `paired`
     says whether that is so. beside: where convolutions compute weight gradients, None: in line. ranks: the processes
     that share the statistics of BatchNorm, each with an equal part of the batch, None: it has those of its own part.
-    Raises UserError for a model that `unsupported` names.
+    checkpoints: compute activations again rather than keep them (`recomputed`), point by point. Raises UserError for a
+    model that `unsupported` names.
     """
 
     def __init__(self, model: torch.nn.Module, bn_mode: str = "train", amp: torch.dtype | None = None,
-                 pair: bool = False, beside: Beside | None = None, ranks: Ranks | None = None):
+                 pair: bool = False, beside: Beside | None = None, ranks: Ranks | None = None,
+                 checkpoints: bool = False):
         self.model, self.bn_mode, self.amp, self._pair = model, check_bn_mode(bn_mode), amp, pair
-        self._beside, self._ranks = beside, ranks
+        self._beside, self._ranks, self._checkpoints = beside, ranks, checkpoints
         self._weights = None if amp is None else LowPrecision(amp)
         self.flat = None  # memory for weight gradients: `gradients.FlatGradients`
         self._norm_layers = norm_layers(model)
@@ -56,10 +59,11 @@ class SweepView:
         for step in self._network.steps:
             if isinstance(step.rule, BatchNorm):
                 step.rule.ranks = self._ranks
+        self._segments = segments(self._network) if self._checkpoints else None
 
     @property
     def paired(self) -> bool:
-        return self._pair and self.inseparable is None
+        return self._pair and not self._checkpoints and self.inseparable is None
 
     @property
     def inseparable(self) -> str | None:
@@ -86,7 +90,8 @@ class SweepView:
             whole = Sweeps(self._network, torch.cat(batches), groups=len(points))
             places = {point: (whole, group) for group, point in enumerate(points)}
         else:
-            places = {point: (Sweeps(self._network, x), 0) for point, x in zip(points, batches, strict=True)}
+            places = {point: (Sweeps(self._network, x, segments=self._segments), 0)
+                      for point, x in zip(points, batches, strict=True)}
         return Tape(places, Gradients(flat=self.flat, beside=self._beside))
 
 

@@ -6,10 +6,14 @@ layer's input, which the reverse sweep picks up. Nothing here is differentiated 
 
 Several batches of one size may run as one (`groups`): BatchNorm keeps their statistics apart, and the sweeps to the
 images and back take one of them (`group`).
+
+With `segments` only what crosses from one to the next is kept of the forward sweep and of a recorded backward sweep;
+the rest is computed again, segment by segment, by the sweeps that need it (`recomputed`).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch import fx
 from ..errors import UserError
 from .gradients import NONE, RECORD, Gradients
 from .graph import Network, Step
+from .recomputed import Recomputed, RecordedAgain
 from .rules import BatchNorm
 
 
@@ -39,30 +44,42 @@ class Take:
 class Sweeps:
     """The forward sweep has run on `images`; `logits` [N, C] is its result."""
 
-    def __init__(self, network: Network, images: torch.Tensor, groups: int = 1):
-        self._network, self.groups = network, groups
-        self._saved: list = [None] * len(network.steps)
+    def __init__(self, network: Network, images: torch.Tensor, groups: int = 1,
+                 segments: list[tuple[int, int]] | None = None):
+        self._network, self.groups, self._segments = network, groups, segments
         self._extra: dict[int, torch.Tensor] = {}
-        self.logits = self._forward(images)
+        values = self._values(images)
+        if segments is None:
+            self._saved = self._steps_forward(0, len(network.steps), values)
+        else:
+            self._saved = Recomputed(self._steps_forward, network, segments)
+            for first, stop in segments:
+                self._saved.enter(first, values)
+                self._steps_forward(first, stop, values)
+        self._count()
+        self.logits = values[network.output]
 
-    def _forward(self, images):
-        number, values = self._network.number, self._values(images)
+    def _steps_forward(self, first: int, stop: int, values: list) -> list:
+        """Runs some steps on the values; returns what each of them saved."""
+        number, all_saved = self._network.number, []
 
         def resolve(arguments):
             return fx.map_arg(arguments, lambda node: values[number[node]])
 
-        for i, step in enumerate(self._network.steps):
+        for step in self._network.steps[first:stop]:
+            saved = None
             if step.rule is None:
                 values[step.output] = _constant(step.node, self._network.root, resolve)
             else:
                 inputs = [values[k] for k in step.inputs]
                 groups = {"groups": self.groups} if isinstance(step.rule, BatchNorm) else {}
-                result, self._saved[i] = step.rule.forward(*inputs, *resolve(step.constants), **groups)
+                result, saved = step.rule.forward(*inputs, *resolve(step.constants), **groups)
                 _put(values, step, result)
+                del inputs, result  # or the step's own inputs would outlive `free`
+            all_saved.append(saved)
             for k in step.free:
                 values[k] = None
-        self._count()
-        return values[self._network.output]
+        return all_saved
 
     def _values(self, images) -> list:
         return [images] + [None] * (self._network.values - 1)
@@ -127,11 +144,24 @@ class Sweeps:
 
     def _backward(self, all_saved, cotangent, wanted, grads, extras, keep):
         """Adjoint of the images, and what each step recorded: in a tuple of one, or None where it was not reached."""
-        steps = self._network.steps
         adjoints: list[Any] = [None] * self._network.values
-        recorded: list[tuple | None] = [None] * len(steps)
         adjoints[self._network.output] = cotangent
-        for i in reversed(range(len(steps))):
+        sweep = functools.partial(self._steps_backward, all_saved=all_saved, wanted=wanted, grads=grads, extras=extras,
+                                  keep=keep)
+        if self._segments is None or not grads.records:
+            recorded = sweep(0, len(self._network.steps), adjoints)
+            return adjoints[0], recorded
+        recorded = RecordedAgain(sweep, self._segments)
+        for first, stop in reversed(self._segments):
+            recorded.enter(first, adjoints)
+            sweep(first, stop, adjoints)
+        return adjoints[0], recorded
+
+    def _steps_backward(self, first: int, stop: int, adjoints: list, *, all_saved, wanted, grads, extras, keep) -> list:
+        """Takes the adjoints through some steps; returns what each of them recorded."""
+        steps = self._network.steps
+        recorded: list[tuple | None] = [None] * (stop - first)
+        for i in reversed(range(first, stop)):
             step, saved = steps[i], all_saved[i]
             g, adjoints[step.output] = adjoints[step.output], None
             if not keep:
@@ -141,9 +171,9 @@ class Sweeps:
                 more["total"], adjoints[step.total] = adjoints[step.total], None
             if wanted[step.output] and (g is not None or more):
                 gs, record = step.rule.backward(saved, g, [wanted[k] for k in step.inputs], grads, **more)
-                recorded[i] = (record,) if grads.records else None
+                recorded[i - first] = (record,) if grads.records else None
                 _accumulate(adjoints, step, gs, step.rule.OWNS_ADJOINT and not grads.records)
-        return adjoints[0], recorded
+        return recorded
 
 
 def _put(values, step: Step, result) -> None:

@@ -40,6 +40,9 @@ class YopoStep(TrainingStep):
                  passes: int = 5, engine: str = "auto", **options: Any):
         if options.get("awp") is not None:
             raise UserError("awp needs an adversary that is made before the weights' gradient, and YOPO makes none")
+        if options.get("checkpoint_activations"):
+            raise UserError("checkpoint_activations does not reach YOPO's passes, which end at one layer; accumulate "
+                            "saves memory there")
         reason = "YOPO holds on to the output of one layer, which the sweeps do not show"
         if engine == "sweeps":
             raise UserError(f"engine='sweeps' cannot run this: {reason}; use engine='auto' or 'autograd'")

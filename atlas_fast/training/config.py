@@ -32,9 +32,9 @@ class Config:
     None: it rises during training; awp, awp_warmup: weight perturbation and the epochs before it begins; ema: decay of
     the weights' average; None where there is none. objective: module:function, the user's own, of method "own".
     on_overfitting: what a run does when catastrophic overfitting sets in. accumulate: parts in which each process works
-    off its batch; workers: processes that decode images while training, None: those that decide by themselves. sync_bn:
-    whether several processes share the batch statistics of BatchNorm, "on" or "off". log: "tensorboard" writes event
-    files beside log.jsonl.
+    off its batch; workers: processes that decode images while training, None: those that decide by themselves; sync_bn:
+    whether several processes share the batch statistics of BatchNorm, "on" or "off"; checkpoint_activations: compute
+    them again rather than keep them; log: "tensorboard" writes event files beside log.jsonl.
     """
 
     dataset: str
@@ -82,6 +82,7 @@ class Config:
     workers: int | None = None
     sync_bn: str = "off"
     log: str = "none"
+    checkpoint_activations: bool = False
 
     @property
     def stream(self) -> bool | None:
@@ -149,6 +150,7 @@ def resolve(given: dict) -> Config:
         seed=_whole("--seed", given.get("seed", 0), 0), device=_device(device),
         max_batches=_whole("--max-batches", given["max_batches"], 1) if "max_batches" in given else None,
         accumulate=_whole("--accumulate", given.get("accumulate", 1), 1),
+        checkpoint_activations=_checkpoints(method, given.get("checkpoint_activations", False)),
         workers=_whole("--workers", given["workers"], 0) if "workers" in given else None,
         sync_bn=_choice("--sync-bn", given.get("sync_bn", "off"), ("on", "off")),
         log=_choice("--log", given.get("log", "none"), ("none", "tensorboard")),
@@ -169,12 +171,12 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
         raise UserError(f"{path} is not the settings of an atlas_fast run ({type(error).__name__}: {error})") from error
 
 
-WITHOUT_EFFECT = ("data_dir", "device", "capture", "workers", "log")
+WITHOUT_EFFECT = ("data_dir", "device", "capture", "workers", "log", "checkpoint_activations")
 
 
 def differing(old: Config, new: Config) -> list[str]:
-    """Names of the settings that differ and change the result; where the data lie, who decodes them, the device, the
-    way a step is launched and what is logged do not count."""
+    """Names of the settings that differ and change the result; where the data lie, who decodes them, the device, what
+    it keeps of a pass, the way a step is launched and what is logged do not count."""
     old, new = asdict(old), asdict(new)
     return [name for name in old if old[name] != new[name] and name not in WITHOUT_EFFECT]
 
@@ -233,6 +235,13 @@ def _ramp_epochs(method: str, epochs: int, given: float | None) -> float:
             raise UserError(f"{method} does not ramp; leave --ramp-epochs away")
         return 0.0
     return _not_negative("--ramp-epochs", min(RAMP_EPOCHS.get(method, 15.0), epochs / 2) if given is None else given)
+
+
+def _checkpoints(method: str, wanted: bool) -> bool:
+    if wanted and method == "yopo":
+        raise UserError("yopo cannot --checkpoint-activations, since its passes end at one layer; --accumulate saves "
+                        "memory there")
+    return wanted
 
 
 def _augment(dataset: str, name: str, given: dict) -> str:

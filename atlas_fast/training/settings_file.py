@@ -59,11 +59,15 @@ def _read(path: Path) -> dict:
 def _parsed(path: Path, parser: argparse.ArgumentParser, settings: dict) -> dict:
     """The settings, each with the type of its option."""
     flags = {action.dest: action.option_strings[0] for action in parser._actions}
+    switches = {action.dest for action in parser._actions if action.nargs == 0}
     arguments = []
     for name, value in settings.items():
         if name == "method" and value == OWN and "objective" in settings:
             continue  # says no more than the objective beside it
-        if isinstance(value, bool | list | dict):
+        if name in switches and isinstance(value, bool):
+            arguments += [flags[name]] if value else []
+            continue
+        if name in switches or isinstance(value, bool | list | dict):
             raise UserError(f"--config {path}: {name} takes one value, not {value!r}")
         arguments.append(f"{flags[name]}={value}")
     try:

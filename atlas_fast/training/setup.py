@@ -134,7 +134,7 @@ def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
     options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
                "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
                "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate,
-               "sync_bn": config.sync_bn}
+               "sync_bn": config.sync_bn, "checkpoint_activations": config.checkpoint_activations}
     objective = make_objective(config)
     if config.method == "free":
         assert config.replays is not None  # resolved for this method
