@@ -168,7 +168,8 @@ def load_in_turn(args, config: Config, device: torch.device, ranks: Ranks) -> Da
     return data or load_data(*where)
 
 
-def unfinished(output: Output, args, plan: dict[str, Planned], model, x: torch.Tensor, y: torch.Tensor) -> Parts:
+def unfinished(output: Output, args, plan: dict[str, Planned], model, x: torch.Tensor | ImageFiles,
+               y: torch.Tensor) -> Parts:
     """Where batches are kept; UserError where some lie there that were made otherwise."""
     parts = Parts(output.parts, {
         "weights": model_fingerprint(model), "images": fingerprint(x, y), "batch_size": args.batch_size,
@@ -191,7 +192,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def test_images(data: Dataset, whole: dict, limit: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def test_images(data: Dataset, whole: dict, limit: int | None,
+                seed: int) -> tuple[torch.Tensor | ImageFiles, torch.Tensor]:
     """The test images and labels, or `limit` of them drawn by the seed (files may be sorted by class)."""
     for key, here in (("num_classes", data.num_classes), ("in_channels", data.in_channels),
                       ("image_pixels", data.image_size)):

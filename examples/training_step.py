@@ -11,7 +11,7 @@ import atlas_fast as af
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 data = af.data.load("digits")
-images, labels = data.train_images.to(device), data.train_labels.to(device)  # in [0,1], or uint8
+images, labels = data.train_images[:].to(device), data.train_labels.to(device)  # in [0,1], or uint8
 torch.manual_seed(0)
 model = af.models.small_cnn(num_classes=10, in_channels=1, image_size=8).to(device)
 objective = af.objectives.atlas(eps=0.1, alpha=1e-3, beta=1.0, steps=1)

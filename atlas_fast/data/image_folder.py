@@ -37,6 +37,7 @@ def load_image_folder(data_dir: str | Path, image_size: int | None = None, strea
     listed = {part: _list_part(root / part, classes) for part in ("train", *has)}
     size = image_size or _size_of_first(root / "train", listed["train"][0])
     needed = sum(len(names) for names, _ in listed.values()) * 3 * size**2
+    parts: dict[str, tuple[torch.Tensor | ImageFiles, torch.Tensor]]
     if stream or (stream is None and needed > IN_MEMORY):
         if image_size is None:
             raise UserError(f"the images of {root} are to be decoded while they are used (together they would fill "

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .. import ops
 from ..errors import UserError
@@ -94,7 +94,7 @@ class _Order:
         return len(self.keys)
 
 
-class _Decoder:
+class _Decoder(Dataset[torch.Tensor | str]):
     """decoder[epoch, image]: uint8 [3, size, size], or what is wrong with its file, in words: an exception would come
     out of the worker process with its traceback for a message."""
 
@@ -128,4 +128,9 @@ def random_crop(size: int):
 
 def _stacked(images: list[torch.Tensor | str]) -> torch.Tensor | str:
     """The batch, or what is wrong with the first file that is."""
-    return next((image for image in images if isinstance(image, str)), None) or torch.stack(images)
+    decoded = list[torch.Tensor]()
+    for image in images:
+        if isinstance(image, str):
+            return image
+        decoded.append(image)
+    return torch.stack(decoded)

@@ -16,6 +16,7 @@ import torch
 
 from ..attacks.checks import at_least_one, check_batch, check_logits
 from ..errors import UserError
+from ..objectives import Objective
 from .parts import mean_terms
 from .step_checks import held, only_ce_at_adversary
 from .training_step import TrainingStep
@@ -65,6 +66,7 @@ class FreeStep(TrainingStep):
         results = [self._pass(part, d) for part, d in zip(parts, delta.chunk(len(parts)), strict=True)]
         terms = mean_terms([terms for terms, _ in results])
         unusable, how = self._finish(terms["loss"]), self.objective.crafting(self._ramp)
+        assert how is not None  # checked by only_ce_at_adversary
         for (_, g), d in zip(results, delta.chunk(len(parts)), strict=True):
             moved = (d + how.step_size * g.sign()).clamp_(-how.eps, how.eps)
             d.copy_(moved if unusable is None else torch.where(unusable, d, moved))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 
@@ -46,4 +47,5 @@ def mean_terms(terms: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of each term over equal parts, which is that of the batch."""
     if len(terms) == 1:
         return terms[0]
-    return {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
+    # The sum of at least two tensors is one; to mypy it may be the 0 that it begins with.
+    return {name: cast(torch.Tensor, sum(one[name] for one in terms)) / len(terms) for name in terms[0]}

@@ -100,7 +100,8 @@ def craft(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp,
 def craft_with_gradient(objective: Objective, view, x: torch.Tensor, y: torch.Tensor, *, ramp, rng: torch.Tensor,
                         sample_offset: int = 0, ranks: Ranks | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """x' as of `craft`, and the gradient at its start. ranks: as of `prepare`."""
-    how, seen = objective.crafting(ramp), []
+    how, seen = objective.crafting(ramp), list[torch.Tensor]()
+    assert how is not None, f"{objective.name} has no adversary"
     with view.crafting():
         early = None if how.tau is None else EarlyStop(y, how.tau, how.omega, rng, sample_offset)
         climb = ascents.gradient(how, view, x, y, rng, early, ranks)

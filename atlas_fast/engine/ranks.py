@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from ..errors import UserError
 
+Value = TypeVar("Value")
 LOST = ("another process of this run has ended or no longer answers, so the run ends here; what was saved stays, and "
         "the same command (train: with --resume) goes on from it")
 
@@ -94,11 +96,11 @@ class Ranks:
         """Those of the units of work that are this process's: every size-th one."""
         return list(units)[self.rank::self.size]
 
-    def exchange(self, mine: dict[int, object]) -> dict[int, object]:
+    def exchange(self, mine: dict[int, Value]) -> dict[int, Value]:
         """What all processes have, each under keys of its own, in the keys' order: any objects that can be pickled."""
         everything = [mine]
         if self.group is not None:
-            everything = [None] * self.size
+            everything = [mine] * self.size  # to be overwritten
             with _or_lost():
                 dist.all_gather_object(everything, mine, group=self.group)
         return dict(sorted(item for part in everything for item in part.items()))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
@@ -41,10 +42,10 @@ class SharedBatchNorm(TorchFunctionMode):
 def check_shared(outputs) -> None:
     """UserError where a BatchNorm that made one of these logits ran outside of SharedBatchNorm, or may have."""
     stack = [output.grad_fn for output in outputs if isinstance(output, torch.Tensor)]
-    seen = {None}
+    seen = set[Node]()
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         name = node.name()

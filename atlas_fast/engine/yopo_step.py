@@ -71,7 +71,8 @@ class YopoStep(TrainingStep):
         return mean_terms([self._all_passes(part) for part in parts])
 
     def _all_passes(self, part: Part) -> dict[str, torch.Tensor]:
-        how, terms = self.objective.crafting(self._ramp), []
+        how, terms = self.objective.crafting(self._ramp), list[dict[str, torch.Tensor]]()
+        assert how is not None  # checked by only_ce_at_adversary
         x_adv = ops.random_start(part.x, how.eps, self.rng, sample_offset=part.offset)
         for _ in range(self.passes):
             values, p = self._full(x_adv, part.y)
@@ -85,7 +86,7 @@ class YopoStep(TrainingStep):
         inputs = [p for p in self.model.parameters() if p.requires_grad]
         if not self._layer.parameters:  # the way back would end after the first layer
             inputs.append(x_adv := x_adv.requires_grad_())
-        with self._first.watched() as gradients, self._autocast(), self.view.sharing():
+        with self._layer.watched() as gradients, self._autocast(), self.view.sharing():
             logits = self.model(x_adv)
         check_logits(logits, y)
         detached = logits.detach() if self._scale is None else logits.detach().float()
@@ -108,7 +109,7 @@ class YopoStep(TrainingStep):
 
     def _first_output(self, x) -> torch.Tensor:
         with statistics_kept(self._norm_layers, self.view.bn_mode), self._autocast(), self.view.sharing():
-            return self._first(x)
+            return self._layer(x)
 
     def _autocast(self):
         return torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()

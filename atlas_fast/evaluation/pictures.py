@@ -8,13 +8,13 @@ import io
 import numpy as np
 import torch
 
-from ..data import to_float
+from ..data import ImageFiles, to_float
 from .samples import AttackResult
 
 PICTURES = 12  # rows of the grid
 
 
-def grid(x: torch.Tensor, labels: np.ndarray, correct: np.ndarray, results: dict[str, AttackResult],
+def grid(x: torch.Tensor | ImageFiles, labels: np.ndarray, correct: np.ndarray, results: dict[str, AttackResult],
          classes: list[str]) -> list[dict]:
     """Up to PICTURES images that were right and got broken, the attacks in turn: {"attack", "index", "label",
     "prediction", "magnified" (the factor), "image", "adversary", "perturbation" (data URIs)}.

@@ -11,7 +11,7 @@ import torch
 
 from .. import ops
 from ..attacks.checks import at_least_one
-from ..data import to_float
+from ..data import ImageFiles, to_float
 from ..data.dataset import permutation
 from ..engine import FastNetwork, Ranks
 from ..errors import UserError
@@ -36,7 +36,7 @@ class Evaluation:
     """
 
     model: object
-    x: torch.Tensor
+    x: torch.Tensor | ImageFiles
     y: torch.Tensor
     batch_size: int = 256
     seed: int = 0
@@ -164,7 +164,7 @@ def _joined(batches: list[dict], index: np.ndarray, planned: Planned, examples: 
         details={key.removeprefix(_DETAIL): np.concatenate([batch[key] for batch in batches]) for key in details})
 
 
-def check_data(x: torch.Tensor, y: torch.Tensor) -> None:
+def check_data(x: torch.Tensor | ImageFiles, y: torch.Tensor) -> None:
     """x: images [N, C, H, W], uint8 or float in [0, 1]; y: int64 [N]; N >= 1. Raises UserError. Synchronises."""
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise UserError(f"x must be uint8 or float images, got {x.dtype}")
@@ -172,7 +172,7 @@ def check_data(x: torch.Tensor, y: torch.Tensor) -> None:
         raise UserError(f"x must be a set of images [N, C, H, W] with N >= 1, got shape {list(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise UserError(f"y must be int64 labels of shape [{len(x)}], got {y.dtype} of shape {list(y.shape)}")
-    if x.dtype != torch.uint8:
+    if not isinstance(x, ImageFiles) and x.dtype != torch.uint8:
         low, high = float(x.min()), float(x.max())
         if not (low >= 0 and high <= 1):
             raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")

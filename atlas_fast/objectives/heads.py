@@ -50,7 +50,8 @@ def by_autograd(objective, logits: dict[str, torch.Tensor], y: torch.Tensor, bet
     loss = local(leaves[objective.ce_at], y, objective.label_smoothing)
     terms = {name: loss.detach()}
     if objective.kl_points:
-        name, value = _global_term(objective, *(leaves[point] for point in objective.kl_points), y, ranks)
+        base, other = objective.kl_points
+        name, value = _global_term(objective, leaves[base], leaves[other], y, ranks)
         loss, terms[name] = loss + beta * value, value.detach()
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     dlogits = {point: grad.to(logits[point].dtype) for point, grad in zip(leaves, grads, strict=True)}

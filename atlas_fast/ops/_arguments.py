@@ -17,12 +17,12 @@ def check_tensors(what: str, *values) -> None:
             raise UserError(f"{what} needs tensors, got {type(value).__name__}")
 
 
-def whole(value, low: int) -> bool:
+def whole(value: float, low: int) -> bool:
     """Whether `value` is a whole number from `low` up that fits in 63 bits."""
     return isinstance(value, Integral) and low <= value < 2**63
 
 
-def number_and_tensor(value, name: str, x: torch.Tensor) -> tuple[float, torch.Tensor | None]:
+def number_and_tensor(value: float | torch.Tensor, name: str, x: torch.Tensor) -> tuple[float, torch.Tensor | None]:
     """Split a number or 0-d tensor into the (factor, device scalar) pair of the schemas.
 
     A tensor stays on the device (a captured graph reads it at every replay), in the type that the kernel computes in:

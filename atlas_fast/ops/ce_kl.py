@@ -56,7 +56,7 @@ _op = define("ce_kl", "(Tensor first, Tensor? second, Tensor target, float beta,
              "float label_smoothing) -> (Tensor, Tensor, Tensor)", ce_kl_reference, _fake, launches=2)
 
 
-def _check(first, second, target, label_smoothing):
+def _check(first, second, target, label_smoothing: float):
     check_tensors("ce_kl", first, target, *(() if second is None else (second,)))
     if first.dim() != 2 or first.dtype not in FLOATS:
         raise UserError("ce_kl needs float32, float64 or bfloat16 logits [N, C], got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..training.files import make_folder, write_atomically, write_json
@@ -36,7 +37,7 @@ def write(table: dict, out: Path) -> str:
     text = as_markdown(table)
     write_json(out / "results.json", table)
     for name, content in (("results.md", text), ("results.csv", as_csv(table))):
-        write_atomically(out / name, lambda temporary, content=content: temporary.write_text(content))
+        write_atomically(out / name, partial(Path.write_text, data=content))
     return text
 
 

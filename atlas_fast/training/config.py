@@ -177,8 +177,8 @@ WITHOUT_EFFECT = ("data_dir", "device", "capture", "workers", "log", "checkpoint
 def differing(old: Config, new: Config) -> list[str]:
     """Names of the settings that differ and change the result; where the data lie, who decodes them, the device, what
     it keeps of a pass, the way a step is launched and what is logged do not count."""
-    old, new = asdict(old), asdict(new)
-    return [name for name in old if old[name] != new[name] and name not in WITHOUT_EFFECT]
+    before, after = asdict(old), asdict(new)
+    return [name for name in before if before[name] != after[name] and name not in WITHOUT_EFFECT]
 
 
 def _choice(option: str, value: str, allowed) -> str:

@@ -97,8 +97,10 @@ def one_epoch(run: Run, progress: Progress, saver: Saver | None = None,
     progress.doing("validating")
     # Without --sync-bn each process has running statistics of its own; those of the first are validated and kept.
     run.ranks.follow_first([*run.model.buffers(), *run.network.buffers()])
+    assert run.data.val is not None  # split off when the data set was loaded
+    images, labels = run.data.val
     with contextlib.nullcontext() if saver is None else saver.interruptible(len(run.batches)):
-        measured = measure(run.network, *run.data.val, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
+        measured = measure(run.network, images, labels, run.attack, run.device, run.bf16, run.step.objective, run.ranks)
     eps = config.eps_at(schedule.ramp(number))
     line = {"epoch": number, "lr": lr, "eps": eps, **terms, **measured, "not_finite_steps": run.tally.bad,
             **run.scaling}
@@ -119,7 +121,10 @@ def steps(run: Run, number: int, progress: Progress, saver: Saver | None = None,
     run.model.train()
     run.begin_epoch(number)
     tally.start(number, count, run.step.skipped_on_device)
-    first = saver.enter(inside) if inside else 0
+    first = 0
+    if inside:
+        assert saver is not None  # which knows how far it is
+        first = saver.enter(inside)
     for i, (x, y) in enumerate(run.batches.epoch(number - 1, first), first):
         run.step.ramp = run.schedule.ramp(number - 1 + i / count)
         say = tally.add(run.step(x, y), run.step.skipped_on_device)
@@ -128,7 +133,7 @@ def steps(run: Run, number: int, progress: Progress, saver: Saver | None = None,
             say |= tally.look()
         if say:
             progress.write(tally.sentence)
-        if save:
+        if saver is not None and save:
             saver.inside(i + 1)
         progress.step(run.config.batch_size)
     means, say = tally.means()
@@ -165,7 +170,10 @@ def best_epoch(run: Run) -> int:
     """The epoch of best.safetensors at the end: where none counts after the ramp, the last one, unless overfitted."""
     if run.schedule.best_epoch is not None:
         return run.schedule.best_epoch
-    return run.schedule.epoch if run.keeps_last else run.watch.best["epoch"]
+    if run.keeps_last:
+        return run.schedule.epoch
+    assert run.watch.best is not None  # an epoch before the one that overfitted
+    return run.watch.best["epoch"]
 
 
 def title(run: Run) -> str:

@@ -65,11 +65,11 @@ class Saver:
         if not self.run.ranks.leads:
             return self.save()
         content = checkpoint.weights(self.run.network) if best else None
-        if best:
+        if content is not None:
             self._best = {"epoch": line["epoch"], "checksum": checkpoint.checksum(content)}
         logs.append(self.out / LOG, line)
         self.save()
-        if best:
+        if content is not None:
             write_bytes(self.out / BEST, content)
 
     def asks(self, last: bool) -> bool:
@@ -112,6 +112,7 @@ class Saver:
             self._end()
 
     def _end(self) -> None:
+        assert self._stop is not None  # or nobody would end it
         raise Interrupted(f"stopped and saved at {self.place}; --resume --out {self.out} goes on from there",
                           self._stop)
 
@@ -126,7 +127,7 @@ class Saver:
 
         Returns (how far the epoch is, or None between two, what to say). UserError: no checkpoint can be used.
         """
-        run, said = self.run, []
+        run, said = self.run, list[str]()
         state = self._latest(said)
         try:
             self._fill(state)

@@ -51,7 +51,8 @@ class Run:
     @property
     def precision(self) -> str:
         """Of the training's convolutions and products. In fp16 only the training runs: validation is in float32."""
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.step.amp, "float32")
+        names: dict[torch.dtype | None, str] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names.get(self.step.amp, "float32")
 
     @property
     def scaling(self) -> dict[str, float]:
@@ -121,20 +122,22 @@ def prepare(config: Config, dataset: Dataset | None = None, ranks: Ranks | None 
 
 def make_batches(config: Config, dataset: Dataset, device: torch.device, ranks: Ranks) -> Batches | StreamedBatches:
     """This process's part of the training batches, from memory or from files."""
-    options = (dataset.train_images, dataset.train_labels, config.batch_size, config.seed, device, config.max_batches,
+    images = dataset.train_images
+    options = (dataset.train_labels, config.batch_size, config.seed, device, config.max_batches,
                (ranks.rank, ranks.size))
-    if isinstance(dataset.train_images, ImageFiles):
-        return StreamedBatches(*options, config.augment == "resized-crop", config.workers)
-    return Batches(*options)
+    if isinstance(images, ImageFiles):
+        return StreamedBatches(images, *options, config.augment == "resized-crop", config.workers)
+    return Batches(images, *options)
 
 
 def make_step(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
               ranks: Ranks | None = None) -> TrainingStep:
     """The step that the method is made of."""
-    options = {"engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
-               "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
-               "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate,
-               "sync_bn": config.sync_bn, "checkpoint_activations": config.checkpoint_activations}
+    options: dict[str, Any] = {
+        "engine": config.engine, "amp": config.amp, "seed": config.seed, "bn_mode": config.bn_mode,
+        "augment": CropFlip() if config.augment == "crop-flip" else None, "capture": config.capture,
+        "awp": config.awp, "ema": config.ema, "ranks": ranks, "accumulate": config.accumulate,
+        "sync_bn": config.sync_bn, "checkpoint_activations": config.checkpoint_activations}
     objective = make_objective(config)
     if config.method == "free":
         assert config.replays is not None  # resolved for this method

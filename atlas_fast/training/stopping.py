@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ class Stopping:
 
     def __init__(self, alone: bool = True):
         self.asked: int | None = None
-        self._alone, self._now, self._before = alone, False, {}
+        self._alone, self._now = alone, False
+        self._before: dict[signal.Signals, Any] = {}  # the handlers
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():

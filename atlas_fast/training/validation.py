@@ -8,7 +8,7 @@ from torch import nn
 from .. import objectives, ops
 from ..attacks import PGD
 from ..attacks.directions import ascend_ce
-from ..data import to_float
+from ..data import ImageFiles, to_float
 from ..engine import FastNetwork, Ranks, program
 from ..engine.autograd_view import AutogradView
 from ..objectives import Objective
@@ -18,8 +18,9 @@ SEED = 0  # the same random starts every time, so that epochs are compared on th
 NAMES = ("clean_accuracy", "robust_accuracy", "adversary_accuracy", "fgsm_accuracy", "jacobian_norm")
 
 
-def measure(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, attack: PGD, device: torch.device,
-            bf16: bool = False, objective: Objective | None = None, ranks: Ranks | None = None) -> dict[str, float]:
+def measure(model: nn.Module, images: torch.Tensor | ImageFiles, labels: torch.Tensor, attack: PGD,
+            device: torch.device, bf16: bool = False, objective: Objective | None = None,
+            ranks: Ranks | None = None) -> dict[str, float]:
     """The five numbers of `NAMES`, means over the images, in eval mode; the model's mode is restored.
 
     images: uint8 or float32 [N,C,H,W], moved to `device` in batches of 500; labels: int64 [N]. attack: the validation's

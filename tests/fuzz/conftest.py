@@ -16,7 +16,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fuzz")
 
 JUDGED = Counter()
-"""Inputs that got the right answer or the right refusal: {test: number}. hypothesis' own retries count as it runs them."""
+"""Inputs that got the right answer or the right refusal: {test: number}. hypothesis' own retries count as it runs
+them."""
 
 
 @pytest.fixture(scope="session")

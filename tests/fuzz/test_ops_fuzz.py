@@ -135,7 +135,8 @@ def test_image_operations_refuse(judged, data):
     refused(lambda: ops.random_bits(state if getattr(state, "is_cpu", True) else 0, 2, 3))  # "meta" is a fake's device
     refused(lambda: ops.random_bits(rng, 2, 3, purpose=number))
     refused(lambda: ops.random_bits(rng, *data.draw(st.sampled_from(((-1, 2), (2, -1), (0.5, 1), (2, None))))))
-    refused(lambda: ops.unit_vectors(rng, *data.draw(st.sampled_from(((-1, 2), (2, 0), (2, 2, 0), (1.5, 2), (2, "2"))))))
+    refused(lambda: ops.unit_vectors(
+        rng, *data.draw(st.sampled_from(((-1, 2), (2, 0), (2, 2, 0), (1.5, 2), (2, "2"))))))
     refused(lambda: ops.make_rng(data.draw(st.sampled_from((2**64, -(2**63) - 1, 0.5, "seed", None)))))
     refused(lambda: ops.stream(*data.draw(st.sampled_from(((256, 0), (-1, 0), (0, 2**23), (0, -1))))))
     judged["image operations, wrong"] += 16
@@ -298,7 +299,8 @@ def test_norm_relu(judged, data):
     a = data.draw(tensors(shape, dtype, "normal"))
     residual = data.draw(tensors(shape, dtype, "normal")) if data.draw(st.booleans()) else None
     batch = data.draw(st.booleans())
-    running = [torch.rand(shape[1], dtype=statistics) + 0.1 for _ in range(2)] if data.draw(st.booleans()) else [None] * 2
+    running = ([torch.rand(shape[1], dtype=statistics) + 0.1 for _ in range(2)] if data.draw(st.booleans())
+               else [None] * 2)
     arguments = [groups, batch, data.draw(st.sampled_from((0.1, 0.0, 1.0))), data.draw(st.sampled_from((1e-5, 1e-3))),
                  relu]
     if (batch and a.numel() <= groups * shape[1]) or (not batch and running[0] is None):
@@ -313,7 +315,8 @@ def test_norm_relu(judged, data):
     z = plain[0] if residual is not None else a  # the statistics are those of z as stored
     exact = ops.norm_relu_reference(z.double(), None, *wide(weight, bias), *exact_running, *arguments)
     assert torch.equal(found[0].nan_to_num(7), z.nan_to_num(7))
-    for got, ours, true in zip((*found[1:], *running), (*plain[1:], *copies), (*exact[1:], *exact_running), strict=True):
+    for got, ours, true in zip((*found[1:], *running), (*plain[1:], *copies), (*exact[1:], *exact_running),
+                               strict=True):
         if got is not None:
             assert_right(got, ours, true, elementwise=False)
     judged["norm_relu"] += 1

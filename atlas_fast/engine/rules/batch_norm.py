@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import dataclasses
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from ..ranks import Ranks
 from . import fused_norm, native_norm, shared_norm
 
 
@@ -41,7 +43,7 @@ class Saved:
     batch: bool
     norm: ModuleType
     addition: object = None
-    ranks: object = None
+    ranks: Ranks | None = None
 
 
 class BatchNorm:
@@ -50,8 +52,9 @@ class BatchNorm:
 
     def __init__(self, module: torch.nn.BatchNorm2d, weights=None):
         self.module = module
-        self.relu, self.add = False, None  # set where the only user is a ReLU; the rule of a sum that only this uses
-        self.ranks = None  # the processes with which it shares statistics, where it does
+        self.relu = False  # set where the only user is a ReLU
+        self.add: Any = None  # the rule of a sum that only this uses
+        self.ranks: Ranks | None = None  # the processes with which it shares statistics, where it does
 
     @property
     def KEEPS_OUTPUT(self):
@@ -82,9 +85,8 @@ class BatchNorm:
             saved = Saved(z, None, mean, rstd, running, batch, shared_norm, addition, shared)
         elif fused_norm.applies(a, b, m):
             addition = None if b is None else self.add.forward(a, b, only_shapes=True)
-            saved = Saved(*fused_norm.forward(a, b, m, running, groups, batch, momentum, self.relu), running, batch,
-                          fused_norm, addition)
-            out, saved.out = saved.out, None
+            z, out, mean, rstd = fused_norm.forward(a, b, m, running, groups, batch, momentum, self.relu)
+            saved = Saved(z, None, mean, rstd, running, batch, fused_norm, addition)
         else:
             z, addition = (a, None) if b is None else self.add.forward(a, b)
             out, mean, rstd = native_norm.forward(z, m, running, groups, batch, momentum, self.relu)
