@@ -51,7 +51,7 @@ class Checkpoints:
             for block in self._blocks:
                 del block.forward
             # A graph cannot hold the generator's state, which only blocks with dropout and its like need.
-            if not capturing and not torch.equal(before, _generator_state(device)):
+            if before is not None and not torch.equal(before, _generator_state(device)):
                 self._random = True
 
 

@@ -57,7 +57,8 @@ class Recomputed:
         self._layers = norm_layers(network.root)
         self._segment = {i: (first, stop) for first, stop in segments for i in range(first, stop)}
         self._entered: dict[int, dict] = {}
-        self._at, self._saved = None, []
+        self._at: int | None = None
+        self._saved: list = []
 
     def enter(self, first: int, values: list) -> None:
         """Remember the values that a segment starts from."""
@@ -91,7 +92,8 @@ class RecordedAgain:
         self._backward = backward
         self._segment = {i: (first, stop) for first, stop in segments for i in range(first, stop)}
         self._entered: dict[int, list] = {}
-        self._at, self._recorded = None, []
+        self._at: int | None = None
+        self._recorded: list = []
 
     def enter(self, first: int, adjoints: list) -> None:
         """Remember the adjoints with which the sweep comes to a segment from its end."""

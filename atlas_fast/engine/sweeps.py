@@ -50,11 +50,11 @@ class Sweeps:
         self._extra: dict[int, torch.Tensor] = {}
         values = self._values(images)
         if segments is None:
-            self._saved = self._steps_forward(0, len(network.steps), values)
+            self._saved: list | Recomputed = self._steps_forward(0, len(network.steps), values)
         else:
-            self._saved = Recomputed(self._steps_forward, network, segments)
+            self._saved = again = Recomputed(self._steps_forward, network, segments)
             for first, stop in segments:
-                self._saved.enter(first, values)
+                again.enter(first, values)
                 self._steps_forward(first, stop, values)
         self._count()
         self.logits = values[network.output]
@@ -91,10 +91,11 @@ class Sweeps:
         if counters:
             torch._foreach_add_(counters, self.groups)
 
-    def _of(self, group: int) -> list:
+    def _of(self, group: int) -> list | Recomputed:
         """What each step saved of one group."""
         if self.groups == 1:
             return self._saved
+        assert isinstance(self._saved, list), "groups are not computed again"
         take = Take(group, self.groups)
         return [saved if step.rule is None else step.rule.part(saved, take)
                 for step, saved in zip(self._network.steps, self._saved, strict=True)]
@@ -149,8 +150,7 @@ class Sweeps:
         sweep = functools.partial(self._steps_backward, all_saved=all_saved, wanted=wanted, grads=grads, extras=extras,
                                   keep=keep)
         if self._segments is None or not grads.records:
-            recorded = sweep(0, len(self._network.steps), adjoints)
-            return adjoints[0], recorded
+            return adjoints[0], sweep(0, len(self._network.steps), adjoints)
         recorded = RecordedAgain(sweep, self._segments)
         for first, stop in reversed(self._segments):
             recorded.enter(first, adjoints)

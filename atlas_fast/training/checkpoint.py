@@ -12,7 +12,7 @@ import io
 import os
 import pickle
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import torch
 
@@ -102,7 +102,7 @@ def weights(model: torch.nn.Module) -> bytes:
     return save(tensors, metadata={"format": "pt"})
 
 
-def checksum(content: bytes) -> str:
+def checksum(content: bytes | memoryview) -> str:
     return _sum(content).hexdigest()
 
 
@@ -146,7 +146,7 @@ def _write(path: Path, state: dict) -> None:
     # torch.save to a path reports a full disk by a RuntimeError that says nothing of it.
     with open(path, "wb") as file:
         archive = _Summed(file)
-        torch.save(state, archive)
+        torch.save(state, cast(IO[bytes], archive))  # of a file it uses write and flush
         archive.seal()
 
 
@@ -157,24 +157,23 @@ class _Summed:
         self._file, self._sum, self._end = file, _sum(), b""
 
     def write(self, content: bytes) -> int:
-        self._put(self._end)
-        self._end = b""
-        if len(content) == _END_SIZE and bytes(content).startswith(_END):  # the last piece, unless another comes
-            self._end = bytes(content)
-        else:
-            self._put(content)
+        piece = memoryview(content) if len(content) >= _END_SIZE else memoryview(self._end + bytes(content))
+        if len(content) >= _END_SIZE:
+            self._put(self._end)
+        self._put(piece[:-_END_SIZE])
+        self._end = bytes(piece[-_END_SIZE:])  # the archive's end, unless more comes
         return len(content)
 
     def flush(self) -> None:
         self._file.flush()
 
     def seal(self) -> None:
-        if self._end[-2:] != b"\0\0":
+        if not self._end.startswith(_END) or self._end[-2:] != b"\0\0":
             raise RuntimeError("torch.save wrote an archive that does not end as one without a comment")
         self._put(self._end[:-2] + _COMMENT.to_bytes(2, "little"))
         self._file.write(_MARK + self._sum.hexdigest().encode())
 
-    def _put(self, content: bytes) -> None:
+    def _put(self, content: bytes | memoryview) -> None:
         self._sum.update(content)
         self._file.write(content)
 
