@@ -150,7 +150,8 @@ class Sweeps:
         sweep = functools.partial(self._steps_backward, all_saved=all_saved, wanted=wanted, grads=grads, extras=extras,
                                   keep=keep)
         if self._segments is None or not grads.records:
-            return adjoints[0], sweep(0, len(self._network.steps), adjoints)
+            records = sweep(0, len(self._network.steps), adjoints)
+            return adjoints[0], records
         recorded = RecordedAgain(sweep, self._segments)
         for first, stop in reversed(self._segments):
             recorded.enter(first, adjoints)
