@@ -19,7 +19,8 @@ from .suite import Planned, create_suite
 def evaluate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor,
              attacks: Sequence[str] | Mapping[str, Callable] = ("pgd-20",), eps: float = 8 / 255,
              step_size: float | None = None, batch_size: int = 256, seed: int = 0, *, norm: str = "Linf",
-             any_step: bool = False, dataset: str | None = None, surrogate=None, ranks: Ranks | None = None) -> dict:
+             any_step: bool = False, dataset: str | None = None, surrogate: torch.nn.Module | None = None,
+             ranks: Ranks | None = None) -> dict:
     """Clean accuracy and robust accuracy under each attack.
 
     model: images [N, C, H, W] in [0, 1] -> logits; evaluated in eval mode and left in the mode it was in; x: images

@@ -213,7 +213,7 @@ class Objective:
         assert self.eps is not None  # asked for where there is an adversary
         return self.scaled(self.eps, ramp, "eps")
 
-    def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp=1.0, ranks=None):
+    def head(self, logits: dict[str, torch.Tensor], y: torch.Tensor, ramp: float | torch.Tensor = 1.0, ranks=None):
         """(loss, terms, {point: dlogits}) of cross-entropy and global term; logits: {point: [N, C]}, detached. ranks:
         `engine.Ranks` that hold equal parts of the batch; the mean of their losses is that of the whole batch."""
         return heads.head(self, logits, y, self.scaled(self.beta, ramp, "weights"), ranks)
