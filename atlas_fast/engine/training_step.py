@@ -64,8 +64,9 @@ class TrainingStep:
     together: BatchNorm takes its statistics part by part and moves its running ones with each, GradAlign counts the
     samples of a part, and an objective with NuAT's norm is refused.
     checkpoint_activations: compute activations again where a pass needs them rather than keep all of them. The sweeps
-    do that in all passes, autograd by blocks of the model and not at the point of a Jacobian penalty, whose second
-    derivatives hold the activations. WRN-16-1 on one core: adv takes 1.4 times as long, atlas 1.7 (autograd: 1.2).
+    do that in all passes, autograd by blocks of the model and neither in Free nor at the point of a Jacobian penalty,
+    whose second derivatives hold the activations. WRN-16-1 on one core: adv takes 1.4 times as long, atlas 1.7
+    (autograd: 1.2).
 
     A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
     counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.

@@ -53,8 +53,8 @@ def train(run: Run, out: Path, resume: bool = False, minutes: float = MINUTES,
             raise Interrupted(f"stopped in epoch {schedule.epoch + 1}; --resume --out {out} goes on from {saver.place}",
                               getattr(error, "number", signal.SIGINT)) from None
         except torch.OutOfMemoryError as error:
-            raise UserError(f"{run.device} ran out of memory in epoch {schedule.epoch + 1}; a smaller --batch-size "
-                            "needs less") from error
+            raise UserError(f"{run.device} ran out of memory in epoch {schedule.epoch + 1}; --accumulate N, "
+                            "--checkpoint-activations or a smaller --batch-size needs less") from error
         finally:
             progress.close()
         if run.keeps_last and run.ranks.leads:  # the whole run was the ramp
