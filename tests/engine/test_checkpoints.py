@@ -22,7 +22,7 @@ from atlas_fast.errors import UserError
 VIEWS = {"sweeps": SweepView, "autograd": AutogradView}
 
 
-def residual(depth=16):
+def residual(depth=10):
     torch.manual_seed(0)
     return stirred(models.wide_resnet(depth, 1, 5, normalize=((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))))
 
@@ -67,16 +67,16 @@ def assert_same(make, objective, **options):
 
 
 @pytest.mark.parametrize("engine", list(VIEWS))
-@pytest.mark.parametrize("make", [residual, in_place])
-@pytest.mark.parametrize("method", ["plain", "jac", "atlas", "trades", "llr"])
+@pytest.mark.parametrize(("method", "make"), [("plain", in_place), ("jac", in_place), ("atlas", in_place),
+                                              ("atlas", residual), ("llr", residual)])
 def test_gradients_and_running_statistics_are_the_same(method, make, engine):
-    assert_same(make, objective_of(method, steps=2, num_projections=2), engine=engine)
+    assert_same(make, objective_of(method, num_projections=2 if method == "jac" else 1), engine=engine)
 
 
 @pytest.mark.parametrize("engine", list(VIEWS))
 @pytest.mark.parametrize("options", [{"bn_mode": "eval"}, {"awp": 0.01}, {"accumulate": 2}])
 def test_with_other_options(options, engine):
-    assert_same(residual, objective_of("atlas"), engine=engine, **options)
+    assert_same(in_place, objective_of("trades"), engine=engine, **options)
 
 
 def test_of_free():
@@ -110,7 +110,7 @@ class Memory(TorchDispatchMode):
 
 def peak(method, engine, checkpoints):
     """Of a network whose weights are few, in bytes."""
-    (x, y), view = images(count=8, size=16), VIEWS[engine](in_place(16), checkpoints=checkpoints)
+    (x, y), view = images(size=16), VIEWS[engine](in_place(12), checkpoints=checkpoints)
     with Memory() as memory:
         program.prepare(objective_of(method), view, x, y, rng=ops.make_rng(1)).accumulate()
     return memory.peak
@@ -147,7 +147,7 @@ def test_segments_part_a_network_where_few_values_are_in_use():
 
 def test_blocks_are_found():
     model = residual(16)
-    assert blocks(model) == list(model.groups) and len(blocks(in_place())) == 4
+    assert len(model.groups) == 6 and blocks(model) == list(model.groups) and len(blocks(in_place())) == 4
     assert blocks(nn.ModuleList([nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2)]))[0][0].in_features == 2
     small = family("small_cnn")[0]
     with pytest.raises(UserError, match="finds no blocks in SmallCNN"):
