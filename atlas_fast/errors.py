@@ -31,8 +31,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line's `main` and exit with its status.
 
-    UserError becomes one line on stderr and exit status 2; Ctrl-C a short line and status 130, SIGTERM, where it is
-    handled, 143.
+    UserError becomes one line on stderr and exit status 2, and so does the system's refusal of a file; Ctrl-C a short
+    line and status 130, SIGTERM, where it is handled, 143.
     """
     try:
         status = main() or 0
@@ -46,4 +46,8 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         status = 1
+    except OSError as error:  # a disk, a name or a right of the user's, not a mistake of the program
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"atlas_fast: error: {where}{error.strerror or error}", file=sys.stderr)
+        status = 2
     sys.exit(status)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .errors import UserError
-from .models import Normalize
+from .models import Normalize, weights
 from .models.wide_resnet import WideResNet
 
 WRAPPERS = ("state_dict", "model_state_dict")
@@ -82,8 +82,10 @@ def _without_normalisation(tensors: dict, wanted: dict, path: Path) -> tuple[dic
     """(the rest, (mean, std) or None). UserError: one that is not a positive divisor for each channel."""
     for mean, std in NORMALISATIONS:
         if mean in tensors and std in tensors and mean not in wanted:
-            values = [tensors[name].flatten().float() for name in (mean, std)]
-            if values[0].shape != values[1].shape or not (values[1] > 0).all() or not values[0].isfinite().all():
+            values = [tensors[name].flatten().float() if weights.readable(tensors[name]) else torch.empty(0)
+                      for name in (mean, std)]
+            mu, sigma = values
+            if not len(mu) or mu.shape != sigma.shape or not (torch.cat(values).isfinite().all() and (sigma > 0).all()):
                 raise UserError(f"{path}: {mean} and {std} are no means and standard deviations of channels")
             return {name: value for name, value in tensors.items() if name not in (mean, std)}, \
                 tuple(value.tolist() for value in values)
@@ -111,7 +113,10 @@ def _check(tensors: dict, wanted: dict, path: Path) -> None:
     unknown = [name for name in tensors if name not in wanted]
     shapes = [f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}" for name in wanted
               if name in tensors and tensors[name].shape != wanted[name].shape]
+    kinds = [f"{name} {tensors[name].dtype}" for name in wanted
+             if name in tensors and not weights.may_fill(tensors[name], wanted[name])]
     parts = [f"{len(names)} {what} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
-             for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)) if names]
+             for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes),
+                                ("of another type", kinds)) if names]
     if parts:
         raise UserError(f"{path} holds the weights of another network than this model: {'; '.join(parts)}")

@@ -9,11 +9,13 @@ from ..errors import UserError
 
 
 def check_batch(x: torch.Tensor, y: torch.Tensor) -> None:
-    """x: float images [N, ...] with N >= 1; y: int64 labels [N] on the same device. Raises UserError."""
+    """x: float32 or float64 images [N, ...] with N >= 1; y: int64 labels [N] on the same device. Raises UserError."""
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         raise UserError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}")
     if not x.is_floating_point():
         raise UserError(f"x must be float images in [0, 1], got {x.dtype}; convert 0..255 images by x.float() / 255")
+    if x.dtype not in (torch.float32, torch.float64):  # bfloat16 near 1 has a spacing of eps / 8 for eps = 8/255
+        raise UserError(f"x must be float32 (or float64) images, got {x.dtype}, which is too coarse for eps")
     if x.dim() < 2 or len(x) == 0:
         raise UserError(f"x must be a batch of images [N, C, H, W] with N >= 1, got shape {list(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:

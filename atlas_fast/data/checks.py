@@ -17,8 +17,8 @@ def images_from_array(array: np.ndarray, where: str) -> torch.Tensor:
                         f"not {list(array.shape)}")
     if array.shape[1] != array.shape[2]:
         raise UserError(f"{where} must be square, not {array.shape[1]}x{array.shape[2]} pixels")
-    if len(array) == 0:
-        raise UserError(f"{where} is empty; it must hold at least one image")
+    if array.size == 0:
+        raise UserError(f"{where} is empty ({list(array.shape)}); it must hold at least one image, and images pixels")
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{where} must be uint8 (0..255) or floats in [0,1], not {array.dtype}")
@@ -40,10 +40,12 @@ def labels_from_array(array: np.ndarray, n: int, where: str) -> torch.Tensor:
         raise UserError(f"{where} must have the shape [N] or [N,1], one class number an image, not {list(array.shape)}")
     if len(array) != n:
         raise UserError(f"{where} holds {len(array)} labels for {n} images; the numbers must agree")
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise UserError(f"{where} must hold whole numbers (class 0, 1, ...), not {array.dtype}")
-    if array.min() < 0:
-        raise UserError(f"{where} holds the label {array.min()}; labels must be 0 or more")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= 2**31:
+        raise UserError(f"{where} holds the label {low if low < 0 else high}; labels must be 0 or more, and classes "
+                        "are counted from 0")
     return torch.from_numpy(array.astype(np.int64))
 
 

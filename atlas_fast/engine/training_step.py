@@ -82,6 +82,8 @@ class TrainingStep:
         _check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
+        if not isinstance(model, torch.nn.Module):
+            raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         parameters = list(model.parameters())
         _check_optimizer(parameters, optimizer)
         self.model, self.objective, self.optimizer, self.augment = model, objective, optimizer, augment
@@ -285,6 +287,8 @@ class TrainingStep:
         if x.dtype in (torch.float16, torch.bfloat16):
             raise UserError(f"x must be uint8 or float32 images, got {x.dtype}, which is too coarse for eps; "
                             "amp='bf16' computes in bfloat16 and keeps the images float32")
+        if x.dtype == torch.float64 != self._ramp.dtype:
+            raise UserError("x must be uint8 or float32 images for a network of float32, got float64; give x.float()")
 
     @torch.no_grad()
     def _images(self, x: torch.Tensor) -> torch.Tensor:
@@ -323,6 +327,8 @@ class TrainingStep:
 def _check_optimizer(parameters, optimizer) -> None:
     if not parameters:
         raise UserError("the model has no parameters to train")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
     own = {id(p) for p in parameters}
     if not any(id(p) in own and p.requires_grad for group in optimizer.param_groups for p in group["params"]):
         raise UserError("the optimizer holds none of the model's trainable parameters; make it from model.parameters()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..attacks.checks import finite
 from ..errors import UserError
 from .tables import aligned
 
@@ -17,12 +18,21 @@ def read_report(run_dir: Path) -> dict:
     try:
         report = json.loads(path.read_text())
         for result in (report["worst_case"], *report["attacks"].values()):
-            result["robust_accuracy"] + result["standard_error"] + result["n"]
-        report["clean_accuracy"] + report["n"] + report["clean_standard_error"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _check_result(result["robust_accuracy"], result["standard_error"], result["n"])
+        if any(not isinstance(result["settings"], dict) for result in report["attacks"].values()):
+            raise TypeError("settings of an attack that are none")
+        _check_result(report["clean_accuracy"], report["clean_standard_error"], report["n"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a report of this version; python -m atlas_fast.evaluate writes it again") \
             from error
     return report
+
+
+def _check_result(accuracy, error, n) -> None:
+    """Raises ValueError or TypeError for what cannot be an accuracy, its standard error and a number of images."""
+    finite(n, "n")
+    if not 0 <= finite(accuracy, "accuracy") <= 1 or not 0 <= finite(error, "standard error") <= 1 or n < 1:
+        raise ValueError(f"{accuracy!r} of {n!r} images is no accuracy")
 
 
 def side_by_side(runs: list[Path]) -> dict:

@@ -35,7 +35,7 @@ class Parts:
             there = json.loads(path.read_text())
             different = sorted(key for key in there.keys() | self._key(settings).keys()
                                if there.get(key) != self._key(settings).get(key))
-        except (ValueError, AttributeError, OSError) as error:
+        except (ValueError, AttributeError, OSError, RecursionError) as error:
             raise UserError(f"{path} is corrupt, so the batches beside it cannot be used; "
                             "--fresh discards them") from error
         if different:

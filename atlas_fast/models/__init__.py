@@ -9,6 +9,7 @@ from torch import nn
 
 from .. import named
 from ..errors import UserError
+from ..ops._arguments import whole
 from . import zoo
 from .layers import Normalize
 from .preact_resnet18 import preact_resnet18
@@ -28,7 +29,18 @@ def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 
     these three by name and returns an nn.Module. kwargs: normalize=(mean, std), of this package's networks alone.
     UserError: unknown name, or a network that cannot be built.
     """
-    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, **kwargs}
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    for what, number in arguments.items():
+        if isinstance(number, bool) or not whole(number, 1):
+            raise UserError(f"{what} must be a whole number of at least 1, got {number!r}")
+    try:
+        return _create(name, {**arguments, **kwargs})
+    except (RuntimeError, MemoryError) as error:  # of PyTorch's allocator
+        raise UserError(f"the model {name} cannot be built for {num_classes} classes and images of {in_channels} x "
+                        f"{image_size} x {image_size} ({str(error).splitlines()[0]})") from error
+
+
+def _create(name: str, arguments: dict) -> nn.Module:
     source, _, rest = name.partition(":")
     if source == "timm":
         return zoo.from_timm(rest, **arguments)
@@ -40,6 +52,6 @@ def create(name: str, num_classes: int, in_channels: int = 3, image_size: int = 
         return small_cnn(**arguments)
     if name == "preact_resnet18":
         return preact_resnet18(**arguments)
-    if match := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+    if match := re.fullmatch(r"wrn-(\d{1,4})-(\d{1,4})", name):
         return wide_resnet(depth=int(match[1]), width=int(match[2]), **arguments)
     raise UserError(f"no model is called {name!r}; models: {', '.join(NAMES)}")

@@ -54,12 +54,12 @@ def _row(row: dict) -> dict:
 def _content(path: Path):
     try:
         text = path.read_text()
-    except OSError as error:
-        raise UserError(f"--list {path} cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--list {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if path.suffix != ".toml":
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON ({error}); a TOML file ends in .toml") from error
     try:
         import tomllib
@@ -67,5 +67,5 @@ def _content(path: Path):
         raise UserError(f"reading {path} needs Python 3.11; write the list as JSON") from error
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error})") from error

@@ -17,6 +17,7 @@ from typing import IO, cast
 import torch
 
 from ..errors import UserError
+from ..models.weights import may_fill
 from .files import sync_folder, write_atomically
 
 FORMAT = "atlas_fast checkpoint 2"
@@ -133,8 +134,11 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
 def fill(model: torch.nn.Module, tensors: dict, path: Path) -> None:
     """Put weights into the model. UserError: they are those of another network."""
     try:
+        own = model.state_dict()
+        if any(name in own and not may_fill(value, own[name]) for name, value in tensors.items()):
+            raise RuntimeError("tensors of another type")
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{path} holds the weights of another network than config.json names") from error
 
 

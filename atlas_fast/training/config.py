@@ -165,10 +165,24 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
         raise UserError(f"{run_dir} is not the folder of a run: it holds no config.json")
     try:
         whole = json.loads(path.read_text())
-        names = [field.name for field in fields(Config) if field.name in whole or field.default is MISSING]
-        return Config(**{name: whole[name] for name in names}), whole
-    except (ValueError, KeyError, TypeError) as error:
+        kept = [field for field in fields(Config) if field.name in whole or field.default is MISSING]
+        for field in kept:
+            _check_kind(field.name, whole[field.name], field.type)
+        for name in ("num_classes", "in_channels", "image_pixels"):
+            _whole(name, _check_kind(name, whole[name], "int"), 1)
+        return Config(**{field.name: whole[field.name] for field in kept}), whole
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the settings of an atlas_fast run ({type(error).__name__}: {error})") from error
+
+
+def _check_kind(name: str, value, kind: str):
+    """`value`, of the kind that a field's annotation names ("float | None", ...). UserError: of another."""
+    allowed = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
+    right = any(isinstance(value, allowed[one]) for one in kind.split(" | "))
+    if not right or (isinstance(value, bool) and "bool" not in kind) or (
+            isinstance(value, float) and not math.isfinite(value)):
+        raise UserError(f"{name} must be of the kind {kind}, not {value!r}")
+    return value
 
 
 WITHOUT_EFFECT = ("data_dir", "device", "capture", "workers", "log", "checkpoint_activations")

@@ -1,5 +1,7 @@
 """When an answer to a fuzzed input is right, and which refusals are."""
 
+import functools
+from collections import Counter
 from contextlib import contextmanager
 
 import torch
@@ -7,6 +9,19 @@ import torch
 from atlas_fast.errors import UserError
 
 DOCUMENTED = (UserError, ValueError, TypeError)
+
+JUDGED = Counter()
+"""Inputs that hypothesis made and that got the right answer or the right refusal: {test: number}."""
+
+
+def counted(test):
+    """Below @given: an input is counted when the test has passed with it."""
+    @functools.wraps(test)
+    def passed(*arguments, **keywords):
+        test(*arguments, **keywords)
+        JUDGED[test.__name__] += 1
+
+    return passed
 
 
 def refused(call, *others: type[Exception]) -> None:

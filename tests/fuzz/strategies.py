@@ -62,3 +62,28 @@ def wrong_labels(draw, n: int, classes: int) -> torch.Tensor:
         return right
     return {"int32": right.int(), "float": right.float(), "short": right[:-1], "long": torch.cat([right, right]),
             "column": right[:, None], "one hot": torch.nn.functional.one_hot(right, classes)}[kind]
+
+
+@st.composite
+def damaged(draw, whole: bytes) -> bytes:
+    """The file with one to three changes: bytes flipped, overwritten, cut out, repeated, put in, or its end missing."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at, length = draw(st.integers(0, max(len(content) - 1, 0))), draw(st.sampled_from((1, 1, 1, 2, 8, 100)))
+        kind = draw(st.sampled_from(("flip", "flip", "set", "cut", "insert", "repeat", "end")))
+        piece = bytes(content[at:at + length])
+        content[at:at + length] = {
+            "flip": bytes(byte ^ (1 << draw(st.integers(0, 7))) for byte in piece) if length == 1 else piece[::-1],
+            "set": bytes([draw(st.sampled_from((0, 1, 127, 128, 255)))]) * len(piece), "cut": b"",
+            "insert": draw(st.binary(min_size=1, max_size=8)) + piece, "repeat": piece + piece, "end": piece}[kind]
+        if kind == "end":
+            del content[at:]
+    return bytes(content)
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.sampled_from((
+        0, 1, -1, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, -1e-300, float("nan"), float("inf"), "", "a",
+        "pgd-20", "\0", "1e-3", "wrn-10-1", "cpu", "..", "atlas", "é" * 300))),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(("a", "eps", "")), inner,
+                                                                         max_size=3)), max_leaves=4)
