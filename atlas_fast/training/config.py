@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -167,7 +168,7 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
         whole = json.loads(path.read_text())
         kept = [field for field in fields(Config) if field.name in whole or field.default is MISSING]
         for field in kept:
-            _check_kind(field.name, whole[field.name], field.type)
+            _check_kind(field.name, whole[field.name], str(field.type))
         for name in ("num_classes", "in_channels", "image_pixels"):
             _whole(name, _check_kind(name, whole[name], "int"), 1)
         return Config(**{field.name: whole[field.name] for field in kept}), whole
@@ -177,7 +178,7 @@ def read_config(run_dir: str | Path) -> tuple[Config, dict]:
 
 def _check_kind(name: str, value, kind: str):
     """`value`, of the kind that a field's annotation names ("float | None", ...). UserError: of another."""
-    allowed = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
+    allowed: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
     right = any(isinstance(value, allowed[one]) for one in kind.split(" | "))
     if not right or (isinstance(value, bool) and "bool" not in kind) or (
             isinstance(value, float) and not math.isfinite(value)):
