@@ -38,12 +38,15 @@ class ImageFiles:
         return self.shape.numel()
 
     def dim(self) -> int:
+        """4, as of the tensor."""
         return 4
 
     def is_floating_point(self) -> bool:
+        """False, as of the tensor: grey levels are uint8."""
         return False
 
     def path(self, index: int) -> Path:
+        """Of this image's file."""
         return self.root / os.fsdecode(self.names[index])
 
     def subset(self, index) -> ImageFiles:

@@ -19,6 +19,14 @@ METHODS = {"atlas": ("--augment", "crop-flip"), "ema, awp": ("--method", "adv", 
            "fat": ("--method", "fat", "--on-overfitting", "rewind")}
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C is heard as in a terminal: a job in the background may have been started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def signal_in(monkeypatch, owner, name, call, which=signal.SIGTERM):
     """The process gets the signal as it begins the call-th call of this function."""
     original, calls = getattr(owner, name), []
