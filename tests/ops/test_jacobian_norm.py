@@ -100,6 +100,6 @@ def test_wrong_use():
     for call, message in ((lambda: ops.jacobian_norm(x.sum(1), x), r"logits \[N, C\]"),
                           (lambda: ops.jacobian_norm(x[:1] * 2, x), r"logits \[N, C\]"),
                           (lambda: ops.jacobian_norm(x.detach() * 2, x.detach()), "requires_grad_"),
-                          (lambda: ops.jacobian_norm(x * 2, x, 0), "num_projections must be a whole number of at least 1")):
+                          (lambda: ops.jacobian_norm(x * 2, x, 0), "num_projections must be a whole number of")):
         with pytest.raises(UserError, match=message):
             call()
