@@ -27,6 +27,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:  # argparse (Python 3.11) takes --alpha=-- for no value, and gives []
+            if action.nargs is None and getattr(found, action.dest, None) == []:
+                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
+        return found, rest
+
 
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line's `main` and exit with its status.

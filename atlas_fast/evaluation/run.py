@@ -166,7 +166,7 @@ def _joined(batches: list[dict], index: np.ndarray, planned: Planned, examples: 
 
 def check_data(x: torch.Tensor | ImageFiles, y: torch.Tensor) -> None:
     """x: images [N, C, H, W], uint8 or float in [0, 1]; y: int64 [N]; N >= 1. Raises UserError. Synchronises."""
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+    if not isinstance(x, (torch.Tensor, ImageFiles)) or not isinstance(y, torch.Tensor):
         raise UserError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}")
     if x.dtype not in (torch.uint8, torch.float32, torch.float64):
         raise UserError(f"x must be uint8 or float images (float32 or float64; others are too coarse), got {x.dtype}")

@@ -25,7 +25,7 @@ AUTOATTACK_BATCHES = 4
 TRANSFER_STEPS = 1_000  # section 6: "adversaries on surrogate models with 1000 PGD steps"
 
 _NAME = re.compile(r"(fgsm|pgd|untargeted|multitargeted|apgd-ce|apgd-dlr|apgd-t|fab-t|square|autoattack|rays|transfer)"
-                   r"(?:-([1-9]\d*))?(?:-([1-9]\d*))?(?:@(?:eps/([1-9]\d*)|(\d*\.?\d+(?:e-?\d+)?)))?")
+                   r"(?:-([1-9]\d{0,8}))?(?:-([1-9]\d{0,8}))?(?:@(?:eps/([1-9]\d{0,8})|(\d*\.?\d+(?:e-?\d+)?)))?")
 _NUMBERS = {"pgd": (1, 2), "untargeted": (0, 2), "multitargeted": (0, 2), "transfer": (0, 2), "square": (0, 1),
             "rays": (0, 1)}  # how many numbers may follow a name; none where it is not listed
 _WITH_STEP = ("pgd", "untargeted", "multitargeted", "transfer")

@@ -41,7 +41,7 @@ def parser(prog: str, description: str, default_out: str) -> ArgumentParser:
 def seeds(words: Sequence[str]) -> list[int]:
     """UserError: not whole numbers from 0, or one twice."""
     found = [word for several in words for word in several.split(",") if word]
-    if not found or not all(re.fullmatch(r"\d+", word) for word in found):
+    if not found or not all(re.fullmatch(r"\d{1,18}", word) for word in found):
         raise UserError(f"--seeds takes whole numbers from 0, as in 0,1,2, not {' '.join(words)!r}")
     if len(set(found)) < len(found):
         raise UserError(f"--seeds {' '.join(words)} names a seed twice")

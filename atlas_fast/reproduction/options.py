@@ -69,7 +69,7 @@ def command(options: dict) -> list[str]:
 
 def text(chosen: object) -> str:
     """A value as a reader writes it: 5 for 5.0, 0.0002; it reads back as the same number."""
-    if isinstance(chosen, float) and chosen == int(chosen) and abs(chosen) < 1e6:
+    if isinstance(chosen, float) and abs(chosen) < 1e6 and chosen == int(chosen):
         return str(int(chosen))
     return str(chosen)
 

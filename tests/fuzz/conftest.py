@@ -10,6 +10,7 @@ except ImportError:
 else:
     hypothesis.settings.register_profile(
         "fuzz", derandomize=True, deadline=None, database=None, print_blob=True, max_examples=45,
+        phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # it traces every line
         suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large])
     hypothesis.settings.load_profile("fuzz")
 

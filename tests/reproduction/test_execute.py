@@ -12,6 +12,8 @@ import pytest
 from atlas_fast import reproduce, sweep
 from atlas_fast.errors import UserError, run_cli
 
+FACTS = {"num_classes": 10, "in_channels": 1, "image_pixels": 8}  # of the data, which config.json holds too
+
 
 def trained(ledger):
     return [name for kind, name, resumed in ledger if kind == "train"]
@@ -111,7 +113,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_again(fak
     words = ["--method", "adv", "--out", "s"]
     folder = tmp_path / "s" / "runs" / "digits-adv-seed=0"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config_of(seed=0, method="adv")))
+    (folder / "config.json").write_text(json.dumps({**config_of(seed=0, method="adv"), **FACTS}))
     assert sweep.main(words) == 0 and fake() == [["train", folder.name, False]]
     assert not (folder / "config.json").exists()  # `train` would have refused the folder
 
@@ -126,7 +128,7 @@ def config_of(**given):
 def test_a_folder_trained_with_other_settings_is_refused(fake, tmp_path):
     folder = tmp_path / "s" / "runs" / "digits-adv-seed=0"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**config_of(seed=0, method="adv"), "lr": 0.123}))
+    (folder / "config.json").write_text(json.dumps({**config_of(seed=0, method="adv"), **FACTS, "lr": 0.123}))
     with pytest.raises(UserError, match="trained with other settings .lr 0.123, now 0.05.; remove it"):
         sweep.main(["--method", "adv", "--out", "s"])
     assert fake() == []

@@ -10,6 +10,7 @@ import atlas_fast.training.loop as loop
 from atlas_fast import train
 from atlas_fast.errors import UserError
 from atlas_fast.training import curves, read_config
+from atlas_fast.training.saving import Saver
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +71,16 @@ def test_what_tensorboard_reads(accumulator, small_run, read_log, monkeypatch):
 
 
 def test_a_resumed_run_has_no_point_twice(accumulator, small_run, read_log, monkeypatch, tmp_path):
-    save = loop.save
+    save = Saver.save
 
-    def dies(run, out, seconds):  # the third epoch is in the log and in the event files, not in the checkpoint
-        if run.schedule.epoch == 3:
+    def dies(saver, inside=None):  # the third epoch is in the log and in the event files, not in the checkpoint
+        if saver.run.schedule.epoch == 3:
             raise KeyboardInterrupt
-        save(run, out, seconds)
+        save(saver, inside)
 
     options = ("--epochs", "4", "--max-batches", "2", "--log", "tensorboard")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "save", dies)
+        patch.setattr(Saver, "save", dies)
         small_run(*options)
     folder = tmp_path / "run"
     assert [step for step, _ in points(accumulator(folder), "training/loss")] == [1, 2, 3]
@@ -94,10 +95,10 @@ def test_a_run_that_is_logged_from_its_middle_on_gets_its_beginning_too(accumula
                                                                         tmp_path):
     one_epoch = loop.one_epoch
 
-    def interrupted(run, progress):
+    def interrupted(run, *others):
         if run.schedule.epoch == 1:
             raise KeyboardInterrupt
-        return one_epoch(run, progress)
+        return one_epoch(run, *others)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "one_epoch", interrupted)
