@@ -68,6 +68,20 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
+// Values one element behind an allocation's beginning, where no vector is aligned, up to its last byte, so that a
+// sanitizer sees every access beyond them.
+template <class T>
+class Shifted {
+ public:
+  explicit Shifted(const std::vector<T>& values) : memory_(1) { memory_.insert(memory_.end(), values.begin(), values.end()); }
+  explicit Shifted(int64_t n) : memory_(n + 1) {}
+  T* data() { return memory_.data() + 1; }
+  std::vector<T> values() const { return {memory_.begin() + 1, memory_.end()}; }
+
+ private:
+  std::vector<T> memory_;
+};
+
 // Calls kernel(begin, end) on [0, n) cut at uneven places; with it once as a whole, the results must be the same.
 template <class Kernel>
 void in_chunks(int64_t n, Kernel kernel) {

@@ -74,6 +74,10 @@ void test_case(int64_t samples, int64_t classes, double spread, double beta_, bo
                         chunked_kl.data(), samples, classes, beta, reverse, smoothing, b, e) == -1);
   });
   CHECK(same(d_first, chunked_first) && same(d_second, chunked_second) && same(ce, chunked_ce) && same(kl, chunked_kl));
+  Shifted<T> a(first), b(second), da(n), db(n);
+  CHECK(cpu::ce_kl<T>(a.data(), with_second ? b.data() : nullptr, target.data(), da.data(), with_second ? db.data() : nullptr,
+                      chunked_ce.data(), chunked_kl.data(), samples, classes, beta, reverse, smoothing, 0, samples) == -1);
+  CHECK(same(d_first, da.values()) && (!with_second || same(d_second, db.values())) && same(ce, chunked_ce));
 
   // Computed in float32 (float64 for float64), then rounded once to T.
   const double compute = unit<C>, size = 1 + spread;
@@ -94,12 +98,14 @@ void test_case(int64_t samples, int64_t classes, double spread, double beta_, bo
 
 template <class T>
 void test_type() {
-  for (int64_t classes : {2, 3, 10, 16, 17, 100, 1000, 1003})
+  for (int64_t classes : {1, 2, 3, 10, 16, 17, 100, 1000, 1003})
     for (bool reverse : {false, true}) {
       test_case<T>(13, classes, 5, 5, reverse, 0, true);
       test_case<T>(13, classes, 5, 0.3, reverse, 0.1, true);
     }
   test_case<T>(1, 10, 5, 0, false, 0, true);
+  test_case<T>(0, 10, 5, 1, false, 0, true);
+  test_case<T>(5, 7, 5, 1, true, 1, true);
   test_case<T>(64, 10, 5, 1, false, 0, false);
   test_case<T>(64, 10, 5, 1, false, 0.2, false);
 }
@@ -115,6 +121,17 @@ void test_underflow() {
     CHECK_NEAR(ce, 200, 1e-4);
     CHECK_NEAR(kl, 200, 1e-4);
     for (int c = 0; c < 3; ++c) CHECK(std::isfinite(d_first[c]) && std::isfinite(d_second[c]));
+  }
+}
+
+// A class that cannot be, among uniform targets: infinite, not NaN.
+void test_uniform_targets() {
+  const std::vector<float> logits{-std::numeric_limits<float>::infinity(), 1, 2};
+  for (const int64_t target : {0, 1}) {
+    float d[3];
+    double ce, kl;
+    cpu::ce_kl<float>(logits.data(), nullptr, &target, d, nullptr, &ce, &kl, 1, 3, 0.0f, false, 1.0f, 0, 1);
+    CHECK(std::isinf(ce) && ce > 0);
   }
 }
 
@@ -152,6 +169,7 @@ int main() {
   test_type<double>();
   test_type<bfloat16>();
   test_underflow();
+  test_uniform_targets();
   test_bad_target();
   return finish();
 }

@@ -56,6 +56,9 @@ void test_pgd_step(int64_t n, double eps_, double step_) {
     cpu::pgd_step(x.data(), x_adv.data(), grad.data(), chunked.data(), eps, step, b, e);
   });
   CHECK(same(whole, chunked));
+  Shifted<T> a(x), b(x_adv), g(grad), shifted(n);
+  cpu::pgd_step(a.data(), b.data(), g.data(), shifted.data(), eps, step, 0, n);
+  CHECK(same(whole, shifted.values()));
   for (int64_t i = 0; i < n; ++i) {
     CHECK_NEAR(value(whole[i]), expected_step(value(x[i]), value(x_adv[i]), value(grad[i]), eps, step), unit<T>);
     CHECK(value(whole[i]) >= 0 && value(whole[i]) <= 1);
@@ -77,6 +80,11 @@ void test_random_start_and_fgsm(const cpu::Layout& layout, double eps_, double s
   });
   CHECK(same(start, chunked_start));
   CHECK(same(adversary, chunked_adversary));
+  Shifted<T> a(x), g(grad), out(n);
+  cpu::random_start(a.data(), out.data(), layout, stream, offset, eps, 0, tiles);
+  CHECK(same(start, out.values()));
+  cpu::fgsm(a.data(), g.data(), out.data(), layout, stream, offset, eps, step, 0, tiles);
+  CHECK(same(adversary, out.values()));
   for (int64_t i = 0; i < n; ++i) {
     const double x0 = expected_start(value(x[i]), eps, noise(layout, i));
     CHECK_NEAR(value(start[i]), x0, unit<T>);
@@ -104,7 +112,8 @@ template <class T>
 void test_type() {
   for (int64_t n : {0, 1, 2, 15, 16, 17, 1009}) test_pgd_step<T>(n, 8 / 255.0, 10 / 255.0);
   test_pgd_step<T>(1009, 0.3, 0.01);
-  const cpu::Layout layouts[] = {{1, 1, 1},   {1, 1, 3},    {5, 1, 784},   {2, 1, 3072},    {7, 1, 1031},
+  const cpu::Layout layouts[] = {{0, 1, 8},    {3, 1, 0},   {2, 3, 0},
+                                 {1, 1, 1},    {1, 1, 3},   {5, 1, 784},   {2, 1, 3072},   {7, 1, 1031},
                                  {2, 3, 1024}, {3, 3, 347}, {1, 17, 1},    {2, 2000, 65},   {4, 5, 6}};
   for (const cpu::Layout& layout : layouts) test_random_start_and_fgsm<T>(layout, 8 / 255.0, 10 / 255.0);
 }

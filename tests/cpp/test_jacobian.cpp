@@ -68,7 +68,7 @@ void test_squared_norm() {
   using C = compute_t<T>;
   const int64_t chunk = cpu::squared_norm_chunk;
   const C factor = static_cast<C>(0.37);
-  for (int64_t n : {int64_t(1), int64_t(17), int64_t(1025), chunk - 1, chunk, chunk + 1, 3 * chunk + 77}) {
+  for (int64_t n : {int64_t(0), int64_t(1), int64_t(17), int64_t(1025), chunk - 1, chunk, chunk + 1, 3 * chunk + 77}) {
     const std::vector<T> g = uniform_values<T>(n, -1, 1, 8);
     const int64_t chunks = (n + chunk - 1) / chunk;
     std::vector<T> gradient(n), chunked_gradient(n);
@@ -80,6 +80,10 @@ void test_squared_norm() {
     });
     CHECK(same(partial, chunked));
     CHECK(same(partial, alone));
+    Shifted<T> in(g), out(n);
+    std::vector<double> shifted(chunks);
+    cpu::squared_norm<T>(in.data(), out.data(), shifted.data(), n, factor, 0, chunks);
+    CHECK(same(partial, shifted) && same(gradient, out.values()));
     CHECK(same(gradient, chunked_gradient));
     double sum = 0, expected = 0;
     for (double p : partial) sum += p;
@@ -87,7 +91,7 @@ void test_squared_norm() {
       expected += value(g[i]) * value(g[i]);
       CHECK_NEAR(value(gradient[i]), value(g[i]) * factor, unit<T>);
     }
-    CHECK_NEAR(sum, expected, 1e-13 * expected);
+    CHECK_NEAR(sum, expected, 1e-13 * expected);  // 0 of nothing
   }
 }
 

@@ -108,7 +108,8 @@ void test(const Case& c) {
 
 template <class T>
 void test_type() {
-  const int64_t shapes[][4] = {{4, 5, 63, 1}, {2, 3, 1, 1}, {6, 16, 64, 2}, {4, 33, 49, 4}, {2, 2, 1500, 2}, {3, 70, 260, 1}};
+  const int64_t shapes[][4] = {{4, 5, 63, 1},  {2, 3, 1, 1},   {1, 1, 1, 1},    {3, 1, 17, 3},
+                               {6, 16, 64, 2}, {4, 33, 49, 4}, {2, 2, 1500, 2}, {3, 70, 260, 1}};
   for (const auto& [samples, channels, spatial, groups] : shapes)
     for (int options = 0; options < 16; ++options)
       test<T>({samples, channels, spatial, groups, (options & 1) != 0, (options & 2) != 0, (options & 4) != 0,

@@ -13,6 +13,17 @@ int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding, in
   return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
 }
 
+// With ceil_mode: the last windows reach beyond the padding.
+Pool ceiled(Pool p) {
+  const int64_t size[] = {p.height, p.width};
+  int64_t* const out[] = {&p.out_height, &p.out_width};
+  for (int d = 0; d < 2; ++d) {
+    *out[d] = pooled(size[d] + p.stride[d] - 1, p.kernel[d], p.stride[d], p.padding[d], p.dilation[d]);
+    if ((*out[d] - 1) * p.stride[d] >= size[d] + p.padding[d]) --*out[d];
+  }
+  return p;
+}
+
 Pool make(int64_t height, int64_t width, int64_t channels, const int64_t (&kernel)[2], const int64_t (&stride)[2],
           const int64_t (&padding)[2], const int64_t (&dilation)[2]) {
   Pool p{height, width, channels, pooled(height, kernel[0], stride[0], padding[0], dilation[0]),
@@ -110,6 +121,10 @@ void test_type() {
     test<T>(make(8, 8, 16, {1, 1}, {2, 3}, {0, 0}, {1, 1}), 3, last);
     test<T>(make(5, 40, 1, {5, 4}, {4, 5}, {2, 2}, {1, 1}), 2, last);
     test<T>(make(15, 17, 2, {15, 17}, {1, 1}, {7, 8}, {1, 1}), 1, last);
+    test<T>(make(1, 1, 1, {1, 1}, {1, 1}, {0, 0}, {1, 1}), 1, last);
+    test<T>(make(7, 11, 3, {2, 3}, {2, 2}, {0, 1}, {1, 1}), 0, last);
+    test<T>(ceiled(make(7, 12, 3, {2, 3}, {2, 4}, {1, 0}, {1, 1})), 2, last);
+    test<T>(ceiled(make(2, 2, 2, {4, 1}, {2, 1}, {2, 0}, {2, 3})), 3, last);  // larger than the image and its padding
   }
 }
 
