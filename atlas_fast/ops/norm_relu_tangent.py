@@ -8,30 +8,39 @@ the mask [weight yh + bias > 0], per channel and group of n values:
     adjoint of z        extra = -weight rstd^2 (s2 (t - mt) + ta (D - s1) + yh (q - 2 ta s2))
 
 With running statistics out = M weight rstd t, the adjoint of weight is rstd n td, and z has none.
+
+Where several processes hold parts of a batch and share their statistics, m(.) is a mean over all of them: one call
+for this part's sums, n times (mt, ta, td), and one for the rest from what all agreed upon.
 """
 
 import torch
 
+from ..errors import UserError
 from . import _norm
 from ._registry import define
 
 
 def norm_relu_tangent_reference(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups,
-                                batch_statistics, relu, average=None):
-    """The definition. Without t_residual the first output is empty, with running statistics the third. average: as of
-    norm_relu_backward_reference, which made the sums."""
+                                batch_statistics, relu, given=None, results_too=True):
+    """The definition. Empty are the first output without t_residual, the third with running statistics, the fourth
+    where the results were asked for and the second and third where only the sums were."""
     tz = t if t_residual is None else _norm.stored(t + t_residual, z)
     samples, n = len(z), z.numel() // max(mean.numel(), 1)
+    nothing = z.new_empty(0)
+    first = nothing if t_residual is None else tz
 
     t, yh = tz.to(mean.dtype), _norm.normalised(z, mean, rstd)
     D = _norm.masked(g, yh, weight, bias, relu)
-    scale, extra, centred = _norm.scale(weight, rstd), z.new_empty(0), t
-    products = (t * D, t, t * yh) if batch_statistics else (t * D,)
-    means = torch.stack([_norm.group_sums(value, groups) for value in products]) / max(n, 1)
-    q, *rest = means if average is None or not batch_statistics else average(means)
+    if given is None:
+        t_sums = torch.stack([_norm.group_sums(value, groups) for value in (t, t * yh, t * D)])
+    else:
+        t_sums = given
+    if not results_too:
+        return first, nothing, nothing, t_sums
+    scale, extra, centred = _norm.scale(weight, rstd), nothing, t
+    mt, ta, q = t_sums / max(n, 1)
     if batch_statistics:
         s1, s2 = sums / max(n, 1)
-        mt, ta = rest
         q = q - mt * s1 - ta * s2
         factor, mt, ta, s1, s2, q_yh = (_norm.per_sample(v, samples)
                                         for v in (-scale * rstd, mt, ta, s1, s2, q - 2 * ta * s2))
@@ -40,18 +49,21 @@ def norm_relu_tangent_reference(t, t_residual, g, z, mean, rstd, weight, bias, s
     if grad_weight is not None:
         grad_weight.add_((n * rstd * q).sum(0))
     out = _norm.masked(_norm.per_sample(scale, samples) * centred, yh, weight, bias, relu)
-    return z.new_empty(0) if t_residual is None else tz, _norm.stored(out, z), extra
+    return first, _norm.stored(out, z), extra, mean.new_empty(0)
 
 
-def _fake(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups, batch_statistics, relu):
-    empty = z.new_empty
-    return (empty(0) if t_residual is None else torch.empty_like(z), torch.empty_like(z),
-            torch.empty_like(z) if batch_statistics else empty(0))
+def _fake(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups, batch_statistics, relu, given,
+          results_too):
+    empty, like = z.new_empty, torch.empty_like
+    return (empty(0) if t_residual is None else like(z), like(z) if results_too else empty(0),
+            like(z) if results_too and batch_statistics else empty(0),
+            mean.new_empty(0 if results_too else (3, *mean.shape)))
 
 
 _op = define("norm_relu_tangent", "(Tensor t, Tensor? t_residual, Tensor g, Tensor z, Tensor mean, Tensor rstd, "
              "Tensor? weight, Tensor? bias, Tensor sums, Tensor(a!)? grad_weight, int groups, bool batch_statistics, "
-             "bool relu) -> (Tensor, Tensor, Tensor)", norm_relu_tangent_reference, _fake, launches=2)
+             "bool relu, Tensor? given, bool results_too) -> (Tensor, Tensor, Tensor, Tensor)",
+             norm_relu_tangent_reference, _fake, launches=2)
 
 
 def launches(grad_weight: bool, batch_statistics: bool) -> int:
@@ -63,8 +75,8 @@ def launches(grad_weight: bool, batch_statistics: bool) -> int:
 def norm_relu_tangent(t: torch.Tensor, t_residual: torch.Tensor | None, g: torch.Tensor, z: torch.Tensor,
                       mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None,
                       sums: torch.Tensor, grad_weight: torch.Tensor | None = None, groups: int = 1,
-                      batch_statistics: bool = True,
-                      relu: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                      batch_statistics: bool = True, relu: bool = True,
+                      given: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(tz, out, extra); not differentiable by autograd.
 
     t: [N,C,H,W], the adjoint of norm_relu_backward's dz; t_residual: a second summand like t, or None (then the
@@ -72,14 +84,41 @@ def norm_relu_tangent(t: torch.Tensor, t_residual: torch.Tensor | None, g: torch
     batch_statistics, relu: as norm_relu_backward was given them, sums: as it returned them (not read with running
     statistics). out: the adjoint of g, extra: the adjoint of z (empty with running statistics), both like z, rounded
     once. grad_weight: [C] or None, increased in place by the adjoint of weight. The residual_adjoint of the backward
-    has the adjoint tz, which is the caller's to pass on. On a GPU activations that are not channels-last take the
-    PyTorch reference. Raises UserError for other shapes, dtypes or devices and for groups that do not divide N.
+    has the adjoint tz, which is the caller's to pass on. given: with batch statistics, what norm_relu_tangent_sums
+    returned averaged over the processes, used instead of the sums of this batch; `sums` are such averages too, t is the
+    tz returned there, and t_residual None. On a GPU activations that are not channels-last take the PyTorch reference.
+    Raises UserError for other shapes, dtypes or devices and for groups that do not divide N.
     """
-    what, channels = "norm_relu_tangent", z.shape[1:2]
+    channels = _check("norm_relu_tangent", t, t_residual, g, z, mean, rstd, weight, bias, grad_weight, groups)
+    if batch_statistics:
+        _norm.check_parameters("norm_relu_tangent", z, (2, groups, *channels), sums=sums)
+    if given is not None:
+        _norm.check_parameters("norm_relu_tangent", z, (3, groups, *channels), given=given)
+        if not batch_statistics or t_residual is not None:
+            raise UserError("norm_relu_tangent takes given sums with batch statistics alone, and t with t_residual "
+                            "added as norm_relu_tangent_sums returned it")
+    tz, out, extra, _ = _op(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups, batch_statistics,
+                            relu, given, True)
+    return t if t_residual is None else tz, out, extra
+
+
+@torch.no_grad()
+def norm_relu_tangent_sums(t: torch.Tensor, t_residual: torch.Tensor | None, g: torch.Tensor, z: torch.Tensor,
+                           mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor | None,
+                           bias: torch.Tensor | None, groups: int = 1,
+                           relu: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tz, sums over samples and pixels of tz, tz yh and tz D: [3, groups, C]), all that norm_relu_tangent needs of
+    other samples than its own; arguments, tz and errors as there."""
+    _check("norm_relu_tangent_sums", t, t_residual, g, z, mean, rstd, weight, bias, None, groups)
+    tz, _, _, t_sums = _op(t, t_residual, g, z, mean, rstd, weight, bias, mean.new_empty(0), None, groups, True, relu,
+                           None, False)
+    return t if t_residual is None else tz, t_sums
+
+
+def _check(what: str, t, t_residual, g, z, mean, rstd, weight, bias, grad_weight, groups) -> tuple[int, ...]:
+    """(C,)."""
+    channels = z.shape[1:2]
     _norm.check_activations(what, z, groups, t, t_residual, g)
     _norm.check_parameters(what, z, (*channels,), weight=weight, bias=bias, grad_weight=grad_weight)
     _norm.check_parameters(what, z, (groups, *channels), mean=mean, rstd=rstd)
-    if batch_statistics:
-        _norm.check_parameters(what, z, (2, groups, *channels), sums=sums)
-    tz, *results = _op(t, t_residual, g, z, mean, rstd, weight, bias, sums, grad_weight, groups, batch_statistics, relu)
-    return t if t_residual is None else tz, *results
+    return (*channels,)

@@ -66,13 +66,15 @@ int64_t ce_kl(const T* first, const T* second, const int64_t* target, T* d_first
 // The adjoint of BatchNorm's (and ReLU's) backward pass. t, g, z and the results: [samples, channels, spatial], or
 // [samples, spatial, channels] where channels-last. mean, rstd: [groups, channels]; sums: [2, groups, channels].
 // residual and tz, weight, bias, grad_weight may be null; extra is null for constant statistics, and sums is not read.
+// given, found: sums of t, t yh and t D, [3, groups, channels]; given ones are used instead of those of these elements;
+// those are all that is wanted where there is somewhere to put them: then out, extra and grad_weight are null.
 template <class T>
 struct NormReluTangent {
   using C = compute_t<T>;
   const T *t, *residual, *g, *z;
-  const C *mean, *rstd, *weight, *bias, *sums;
+  const C *mean, *rstd, *weight, *bias, *sums, *given;
   T *tz, *out, *extra;
-  C* grad_weight;
+  C *grad_weight, *found;
   int64_t samples, channels, spatial, groups;
   bool relu;
 };
@@ -83,7 +85,7 @@ void norm_relu_tangent(const NormReluTangent<T>& p, int64_t begin, int64_t end);
 
 // Channels-last tensors: sums, factors and results, each after the whole of the one before. Units of sums and results:
 // norm_tiles() tiles of norm_tile_rows() pixels, none in two groups; of factors: channels.
-// partial: [tiles, 3, channels], or null where neither batch statistics nor a gradient of the weight need sums;
+// partial: [tiles, 3, channels], or null where nothing needs the sums of these elements;
 // factors: [7, groups, channels].
 int64_t norm_tile_rows(int64_t channels);
 int64_t norm_tiles(int64_t rows, int64_t groups, int64_t channels);

@@ -92,7 +92,7 @@ AF_INLINE void block(const NormReluTangent<T>& p, int64_t group, int64_t begin, 
   const int64_t first = group * per_group * step + begin * p.spatial, last = first + per_group * step;
   const T* t = p.residual ? p.tz : p.t;
   for (int64_t c = 0; c < width; ++c) totals[c] = {};
-  if (p.extra || p.residual || p.grad_weight)
+  if (!p.given && (p.extra || p.residual || p.grad_weight || p.found))
     for (int64_t i = first; i < last; i += step)
       for (int64_t c = 0; c < width; ++c)
         plane_sums<relu>(p, i + c * p.spatial, channel_of(p, group, begin + c), totals[c]);
@@ -103,6 +103,7 @@ AF_INLINE void block(const NormReluTangent<T>& p, int64_t group, int64_t begin, 
       for (int64_t i = 0; i < 3; ++i) sums[i] += totals[c].totals[i][l];
     factors[c] = finish(p, group, begin + c, sums);
   }
+  if (!p.out) return;
   for (int64_t s = first; s < last; s += step)
     for (int64_t c = 0; c < width; ++c) {
       const Channel<T> channel = channel_of(p, group, begin + c);

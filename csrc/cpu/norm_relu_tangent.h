@@ -46,16 +46,22 @@ AF_INLINE void scaled(const T& t, const T& z, T& out, const Channel<T>& c) {
   out = store<T>(masked<relu>(mul(mul(c.weight, c.rstd), C(load(t))), normalised<C>(load(z), c), c));
 }
 
-// A channel's coefficients from its totals; the weight's gradient is added.
+// A channel's coefficients from its totals, or from given ones; the weight's gradient is added. Totals that are asked for
+// are all there is.
 template <class T>
-AF_INLINE Factors<T> finish(const NormReluTangent<T>& p, int64_t group, int64_t c, const double* totals) {
+AF_INLINE Factors<T> finish(const NormReluTangent<T>& p, int64_t group, int64_t c, const double* own) {
   const Channel<T> channel = channel_of(p, group, c);
+  const int64_t statistics = p.groups * p.channels, i = group * p.channels + c;
+  double totals[3];
+  for (int64_t k = 0; k < 3; ++k) {
+    totals[k] = p.given ? static_cast<double>(p.given[k * statistics + i]) : own[k];
+    if (p.found) p.found[k * statistics + i] = static_cast<compute_t<T>>(totals[k]);
+  }
   if (!p.extra) {
     if (p.grad_weight) p.grad_weight[c] += static_cast<compute_t<T>>(channel.rstd * totals[2]);
     return {};
   }
-  const int64_t i = group * p.channels + c;
-  const double sum_d = p.sums[i], sum_dyh = p.sums[p.groups * p.channels + i];
+  const double sum_d = p.sums[i], sum_dyh = p.sums[statistics + i];
   const double count = static_cast<double>(p.samples / p.groups * p.spatial);
   if (p.grad_weight)
     p.grad_weight[c] += static_cast<compute_t<T>>(

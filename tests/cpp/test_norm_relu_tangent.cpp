@@ -35,20 +35,26 @@ struct Results {
 };
 
 template <class T>
-void run(const Case& c, const Data<T>& d, Results<T>& r, bool last, bool chunks) {
+cpu::NormReluTangent<T> problem(const Case& c, const Data<T>& d, Results<T>& r) {
+  return {d.t.data(), c.residual ? d.r.data() : nullptr, d.g.data(), d.z.data(),
+          d.mean.data(), d.rstd.data(), c.affine ? d.weight.data() : nullptr,
+          c.affine ? d.bias.data() : nullptr, c.batch ? d.sums.data() : nullptr, nullptr,
+          c.residual ? r.tz.data() : nullptr, r.out.data(), c.batch ? r.extra.data() : nullptr,
+          r.grad_weight.data(), nullptr, c.samples, c.channels, c.spatial, c.groups, c.relu};
+}
+
+template <class T>
+void run(const Case& c, const cpu::NormReluTangent<T>& p, bool last, bool chunks) {
   using C = compute_t<T>;
-  const cpu::NormReluTangent<T> p{d.t.data(), c.residual ? d.r.data() : nullptr, d.g.data(), d.z.data(),
-                                  d.mean.data(), d.rstd.data(), c.affine ? d.weight.data() : nullptr,
-                                  c.affine ? d.bias.data() : nullptr, c.batch ? d.sums.data() : nullptr,
-                                  c.residual ? r.tz.data() : nullptr, r.out.data(), c.batch ? r.extra.data() : nullptr,
-                                  r.grad_weight.data(), c.samples, c.channels, c.spatial, c.groups, c.relu};
   const auto all = [&](int64_t n, auto kernel) { chunks ? in_chunks(n, kernel) : kernel(int64_t(0), n); };
   if (!last) return all(c.channels, [&](int64_t b, int64_t e) { cpu::norm_relu_tangent(p, b, e); });
   const int64_t tiles = cpu::norm_tiles(c.samples * c.spatial, c.groups, c.channels);
   std::vector<double> partial(tiles * 3 * c.channels);
   std::vector<C> factors(7 * c.groups * c.channels);
-  all(tiles, [&](int64_t b, int64_t e) { cpu::norm_relu_tangent_sums(p, partial.data(), b, e); });
-  all(c.channels, [&](int64_t b, int64_t e) { cpu::norm_relu_tangent_factors(p, partial.data(), factors.data(), b, e); });
+  if (!p.given) all(tiles, [&](int64_t b, int64_t e) { cpu::norm_relu_tangent_sums(p, partial.data(), b, e); });
+  const double* sums = p.given ? nullptr : partial.data();
+  all(c.channels, [&](int64_t b, int64_t e) { cpu::norm_relu_tangent_factors(p, sums, factors.data(), b, e); });
+  if (!p.out) return;
   all(tiles, [&](int64_t b, int64_t e) {
     cpu::norm_relu_tangent_results(p, static_cast<const C*>(factors.data()), b, e);
   });
@@ -92,17 +98,43 @@ void check_channel(const Case& c, const Data<T>& d, const Results<T>& r, bool la
   CHECK_NEAR(r.grad_weight[channel], grad_weight, (std::is_same_v<T, double> ? 1e-14 : 1e-6) * largest);
 }
 
+// Sums alone, into `found`, then the results from them: those of one go up to the rounding of the sums.
+template <class T>
+void check_in_two(const Case& c, const Data<T>& d, const Results<T>& whole, bool last) {
+  using C = compute_t<T>;
+  Results<T> r(c, c.samples * c.channels * c.spatial);
+  const std::vector<T> untouched = r.out;
+  const std::vector<C> before = r.grad_weight;
+  std::vector<C> found(3 * c.groups * c.channels);
+  cpu::NormReluTangent<T> p = problem(c, d, r);
+  p.out = p.extra = nullptr, p.grad_weight = nullptr, p.found = found.data();
+  run(c, p, last, true);
+  CHECK(same(r.tz, whole.tz) && same(r.out, untouched) && same(r.grad_weight, before));
+  p = problem(c, d, r);
+  if (c.residual) p.t = r.tz.data(), p.residual = nullptr, p.tz = nullptr;
+  p.given = found.data();
+  run(c, p, last, true);
+  const double room = std::is_same_v<T, double> ? 1e-12 : 2e-5;
+  for (size_t i = 0; i < r.out.size(); ++i) {
+    CHECK_NEAR(value(r.out[i]), value(whole.out[i]), room + 2 * unit<T> * std::fabs(value(whole.out[i])));
+    CHECK_NEAR(value(r.extra[i]), value(whole.extra[i]), room + 2 * unit<T> * std::fabs(value(whole.extra[i])));
+  }
+  for (int64_t i = 0; i < c.channels; ++i)
+    CHECK_NEAR(r.grad_weight[i], whole.grad_weight[i], room * static_cast<double>(c.samples * c.spatial));
+}
+
 template <class T>
 void test(const Case& c) {
   const Data<T> d(c);
   for (bool last : {false, true}) {
     const int64_t n = c.samples * c.channels * c.spatial;
     Results<T> whole(c, n), chunked(c, n);
-    run(c, d, whole, last, false);
-    run(c, d, chunked, last, true);
+    run(c, problem(c, d, whole), last, false);
+    run(c, problem(c, d, chunked), last, true);
     CHECK(same(whole.out, chunked.out) && same(whole.extra, chunked.extra) && same(whole.tz, chunked.tz));
     CHECK(same(whole.grad_weight, chunked.grad_weight));
     for (int64_t channel = 0; channel < c.channels; ++channel) check_channel(c, d, whole, last, channel);
+    if (c.batch) check_in_two(c, d, whole, last);
   }
 }
 

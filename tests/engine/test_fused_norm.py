@@ -6,6 +6,7 @@ from comparing import FAMILIES, assert_same, atlas, family, images, objective_of
 from torch import nn
 
 from atlas_fast import models, objectives
+from atlas_fast.engine import Ranks
 from atlas_fast.engine.rules import fused_norm, native_norm
 
 
@@ -32,6 +33,16 @@ def test_modes_of_batch_norm_and_several_projections(training, bn_mode, pair):
     model, x, y = family("wide_resnet")
     model.train(training)
     assert_same(model, atlas(num_projections=2), x, y, bn_mode, pair=pair)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("frozen", [[], ["groups.1.bn1.weight", "groups.0"]])
+def test_statistics_that_are_shared(pair, frozen):
+    """With nobody, here: sums, then results from them, in calls of their own (tests/ops gives the sums of others)."""
+    model, x, y = family("wide_resnet")
+    for name, p in model.named_parameters():
+        p.requires_grad_(not any(name.startswith(start) for start in frozen))
+    assert_same(model, atlas(num_projections=2), x, y, pair=pair, ranks=Ranks.alone())
 
 
 @pytest.mark.parametrize("frozen", ["conv", "groups.1.bn1", "groups.0.bn2.weight", "fc"])

@@ -340,9 +340,12 @@ def test_norm_relu_backward(data):
                         *copies))
     with unchanged(*inputs):
         found = ops.norm_relu_backward(*inputs, None, *grads, groups, batch, relu)
+        _, own = ops.norm_relu_backward(*inputs[:-1], groups=groups, relu=relu, input_too=False)
+        in_two = ops.norm_relu_backward(*inputs, groups=groups, relu=relu, given=own) if batch else found
     for got, ours, true in zip((*found, *grads), *answers, strict=True):
         if got is not None:
             assert_right(got, ours, true, 3, elementwise=False, scale=1)
+    assert_right(in_two[0], answers[0][0], answers[1][0], 3, elementwise=False, scale=1)
 
 
 @given(data)
@@ -359,12 +362,17 @@ def test_norm_relu_tangent(data):
     for convert, kind in ((list, statistics), (lambda ts: wide(*ts), torch.float64)):
         copy = None if grad is None else torch.zeros_like(grad, dtype=kind)
         sum_, *rest = convert([tz, *inputs])
-        answers.append((sum_, *ops.norm_relu_tangent_reference(sum_, None, *rest, copy, groups, batch, relu)[1:], copy))
+        results = ops.norm_relu_tangent_reference(sum_, None, *rest, copy, groups, batch, relu)
+        answers.append((sum_, *results[1:3], copy))
     with unchanged(t, added, *inputs):
         found = ops.norm_relu_tangent(t, added, *inputs, grad, groups, batch, relu)
+        whole, own = ops.norm_relu_tangent_sums(t, added, *inputs[:-1], groups, relu)
+        in_two = ops.norm_relu_tangent(whole, None, *inputs, None, groups, True, relu, own) if batch else found
     for got, ours, true in zip((*found, grad), *answers, strict=True):
         if got is not None:
             assert_right(got, ours, true, 3, elementwise=False, scale=float(z.shape[2:].numel()) ** 0.5)
+    for got, ours, true in zip(in_two[1:], answers[0][1:3], answers[1][1:3], strict=True):
+        assert_right(got, ours, true, 3, elementwise=False, scale=float(z.shape[2:].numel()) ** 0.5)
 
 
 @given(data)

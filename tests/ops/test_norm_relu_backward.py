@@ -75,6 +75,44 @@ def test_an_adjoint_expanded_over_pixels(backend):
             assert torch.equal(result, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_halves_that_share_their_statistics(backend, dtype, layout):
+    """Each makes its sums, both get dz from the average: what one call on the whole gives."""
+    s = site(backend, SHAPE, dtype, layout)
+    mean, rstd, _ = first_order(s, 1, True)
+    halves = [slice(0, 2), slice(2, 4)]
+    grads = [torch.zeros_like(s.weight) for _ in range(2)]
+
+    def part(half, slots=(None, None), **rest):
+        return ops.norm_relu_backward(s.g[half], s.z[half], mean, rstd, s.weight, s.bias, *rest.pop("summands", ()),
+                                      grad_weight=slots[0], grad_bias=slots[1], **rest)
+
+    sums = [part(half, grads, input_too=False)[1] for half in halves]
+    given = sum(sums) / 2
+    with unchanged(given):
+        results = [part(half, summands=(s.residual[half], s.t[half][:1]), given=given) for half in halves]
+    assert all(left.numel() == 0 for _, left in results)
+    exact, plain = (by_autograd(v, 1, True, True) for v in (s.to(torch.float64), s))
+    added = s.residual.double()
+    for half in halves:
+        added[half.start] += s.t[half.start].double()
+    dz = torch.cat([dz for dz, _ in results])
+    assert_as_accurate(dz, (plain["dz"].double() + added).to(dtype), exact["dz"] + added, 3)
+    for grad, name in zip(grads, ("dweight", "dbias"), strict=True):
+        assert_as_accurate(grad, plain[name], exact[name], 3)
+
+
+def test_given_sums_that_nothing_reads(backend):
+    s = site(backend, SHAPE, torch.float32)
+    mean, rstd, sums = first_order(s, 1, True)
+    for changes in ({"input_too": False}, {"batch_statistics": False}, {"grad_weight": torch.zeros_like(s.weight)}):
+        with pytest.raises(UserError, match="takes given sums"):
+            ops.norm_relu_backward(s.g, s.z, mean, rstd, s.weight, s.bias, given=sums, **changes)
+    with pytest.raises(UserError, match="given contiguous"):
+        ops.norm_relu_backward(s.g, s.z, mean, rstd, s.weight, s.bias, given=sums[0])
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted", "sliced"])
 @pytest.mark.parametrize("other", ["contiguous", "channels_last"])
 def test_layouts_without_parameters(backend, layout, other):

@@ -48,6 +48,54 @@ def test_the_tangent_is_that_of_the_stored_sum(backend, dtype, batch):
     assert torch.equal(out, same_out) and torch.equal(extra, same_extra) and torch.equal(*grads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_halves_that_share_their_statistics(backend, dtype, layout, relu):
+    """Each makes its sums, both get the rest from the average; their gradients of the weight are averaged."""
+    s = site(backend, SHAPE, dtype, layout)
+    mean, rstd, sums = first_order(s, 1, True, relu)
+    halves, grad_weight = [slice(0, 2), slice(2, 4)], torch.zeros_like(s.weight)
+
+    def rows(half):
+        return s.g[half], s.z[half], mean, rstd, s.weight, s.bias
+
+    made = [ops.norm_relu_tangent_sums(s.t[half], s.t_residual[half], *rows(half), relu=relu) for half in halves]
+    tz, given = [tz for tz, _ in made], sum(t_sums for _, t_sums in made) / 2
+    assert torch.equal(torch.cat(tz), s.t + s.t_residual) and given.shape == (3, 1, SHAPE[1])
+    with unchanged(given, *tz):
+        results = [ops.norm_relu_tangent(t, None, *rows(half), sums / 2, grad_weight, relu=relu, given=given)
+                   for t, half in zip(tz, halves, strict=True)]
+    assert all(found is t for (found, _, _), t in zip(results, tz, strict=True))
+    s.t = torch.cat(tz)
+    plain, exact = by_autograd(s, 1, True, relu), by_autograd(s.to(torch.float64), 1, True, relu)
+    for i, name in ((1, "adjoint_g"), (2, "adjoint_z")):
+        assert_as_accurate(torch.cat([result[i] for result in results]), plain[name], exact[name], 3)
+    assert_as_accurate(grad_weight, plain["adjoint_weight"], exact["adjoint_weight"], 3)
+
+
+def test_sums_alone(backend):
+    s = site(backend, SHAPE, torch.float64)
+    mean, rstd, _ = first_order(s, 2, True)
+    tz, found = ops.norm_relu_tangent_sums(s.t, None, s.g, s.z, mean, rstd, s.weight, s.bias, 2)
+    yh = (s.z - mean.repeat_interleave(2, 0)[..., None, None]) * rstd.repeat_interleave(2, 0)[..., None, None]
+    D = s.g * (s.weight[:, None, None] * yh + s.bias[:, None, None] > 0)
+    expected = [value.reshape(2, 2, SHAPE[1], -1).sum((1, 3)) for value in (s.t, s.t * yh, s.t * D)]
+    assert tz is s.t and torch.allclose(found, torch.stack(expected), rtol=0, atol=1e-12)
+
+
+def test_given_sums_that_nothing_reads(backend):
+    s = site(backend, SHAPE, torch.float32)
+    mean, rstd, sums = first_order(s, 2, True)
+    given, site_ = torch.zeros_like(sums[:1]).repeat(3, 1, 1), (s.g, s.z, mean, rstd, s.weight, s.bias, sums, None, 2)
+    with pytest.raises(UserError, match="takes given sums"):
+        ops.norm_relu_tangent(s.t, None, *site_, batch_statistics=False, given=given)
+    with pytest.raises(UserError, match="takes given sums"):
+        ops.norm_relu_tangent(s.t, s.t_residual, *site_, given=given)
+    with pytest.raises(UserError, match="given contiguous"):
+        ops.norm_relu_tangent(s.t, None, *site_, given=given[:2])
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("relu", [True, False])
 def test_gradients_of_the_pairing_in_float64(backend, affine, relu):

@@ -35,8 +35,8 @@ def call(name, x, rng):
         "squared_norm": (x, 0.5, 1.0, eps, True),
         "ce_kl": (logits, logits * 2, target, 5.0, None, True, 0.1),
         "norm_relu": (z, z + 1, weight, bias, *grads, 1, batch, 0.1, 1e-5, True),
-        "norm_relu_backward": (*given, z + 1, z[:1], *grads, 1, batch, True, True),
-        "norm_relu_tangent": (z + 1, z + 2, *given, x.new_ones(2, 1, z.shape[1]), grads[0], 1, batch, True),
+        "norm_relu_backward": (*given, z + 1, z[:1], *grads, 1, batch, True, True, None),
+        "norm_relu_tangent": (z + 1, z + 2, *given, x.new_ones(2, 1, z.shape[1]), grads[0], 1, batch, True, None, True),
         "crop_flip": (x if x.dim() == 4 else x[..., None, None], rng, 2, True, target, len(x) % 2 == 0, 3, 1),
     }[name]
 
@@ -55,7 +55,9 @@ def test_opcheck(name, images, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("arguments", ["squared_norm without gradient", "ce_kl without second", "norm_relu alone",
                                        "norm_relu_backward of sums", "norm_relu_backward alone",
-                                       "norm_relu_tangent alone", "crop_flip without rng and index"])
+                                       "norm_relu_backward with sums", "norm_relu_tangent alone",
+                                       "norm_relu_tangent of sums", "norm_relu_tangent with sums",
+                                       "crop_flip without rng and index"])
 def test_opcheck_of_optional_parts(arguments, device):
     x, z = torch.rand(4, 5, device=device), torch.rand(4, 2, 3, 3, device=device)
     target, sums = torch.zeros(4, dtype=torch.int64, device=device), torch.rand(2, 2, 2, device=device)
@@ -64,10 +66,14 @@ def test_opcheck_of_optional_parts(arguments, device):
         "squared_norm without gradient": (x, 0.5, 1.0, None, False),
         "ce_kl without second": (x, None, target, 0.0, None, False, 0.0),
         "norm_relu alone": (z, None, *without, *without, 2, True, 0.1, 1e-5, False),
-        "norm_relu_backward of sums": (z, z, *sums, *without, *without, *without, 2, True, False, False),
-        "norm_relu_backward alone": (z, z, *sums, *without, *without, *without, 2, False, False, True),
+        "norm_relu_backward of sums": (z, z, *sums, *without, *without, *without, 2, True, False, False, None),
+        "norm_relu_backward with sums": (z, z, *sums, *without, *without, *without, 2, True, False, True, sums + 1),
+        "norm_relu_backward alone": (z, z, *sums, *without, *without, *without, 2, False, False, True, None),
         "crop_flip without rng and index": (x[..., None, None].byte(), None, 0, False, None, True, 3, 0),
-        "norm_relu_tangent alone": (z, None, z, z, *sums, *without, sums, None, 2, False, False),
+        "norm_relu_tangent alone": (z, None, z, z, *sums, *without, sums, None, 2, False, False, None, True),
+        "norm_relu_tangent of sums": (z, z, z, z, *sums, *without, sums, None, 2, True, False, None, False),
+        "norm_relu_tangent with sums": (z, None, z, z, *sums, *without, sums, None, 2, True, False,
+                                        torch.rand(3, 2, 2, device=device), True),
     }[arguments]
     torch.library.opcheck(getattr(torch.ops.atlas_fast, name).default, given)
 

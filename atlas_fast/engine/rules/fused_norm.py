@@ -1,4 +1,8 @@
-"""The passes of BatchNorm by the package's own kernels, two launches each; formulas in `batch_norm`."""
+"""The passes of BatchNorm by the package's own kernels, two launches each; formulas in `batch_norm`.
+
+Where processes share the statistics, backward and tangent are a call for this one's sums, a message, and a call for
+what is made of everybody's: three launches.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import torch
 from ...ops._registry import triton_available
 from ...ops.norm_relu import norm_relu
 from ...ops.norm_relu_backward import norm_relu_backward
-from ...ops.norm_relu_tangent import norm_relu_tangent
+from . import shared_norm
 
 
 def applies(a: torch.Tensor, b: torch.Tensor | None, module) -> bool:
@@ -28,17 +32,31 @@ def forward(a, b, module, running, groups, batch, momentum, relu):
                      relu)
 
 
+def normalised(z, module, statistics, momentum, relu):
+    """act, by the mean and variance of `statistics`."""
+    return forward(z, None, module, statistics, 1, False, momentum, relu)[1]
+
+
 def backward(saved, g, module, relu, input_too, grads, total, extra):
     """(dz or None, (g, sums))."""
-    dz, sums = norm_relu_backward(g, saved.z, saved.mean, saved.rstd, module.weight, module.bias, total, extra,
-                                  grads.slot(module.weight), grads.slot(module.bias), len(saved.mean), saved.batch,
-                                  relu, input_too)
-    return dz if input_too else None, (g, sums)
+    site = (g, saved.z, saved.mean, saved.rstd, module.weight, module.bias)
+    slots = (grads.slot(module.weight), grads.slot(module.bias))
+    options = {"groups": len(saved.mean), "batch_statistics": saved.batch, "relu": relu}
+    if saved.ranks is None:
+        dz, sums = norm_relu_backward(*site, total, extra, *slots, **options, input_too=input_too)
+        return dz if input_too else None, (g, sums)
+    _, sums = norm_relu_backward(*site, None, None, *slots, **options, input_too=False)
+    if not input_too:
+        return None, (g, sums)
+    sums = saved.ranks.average(sums)
+    dz, _ = norm_relu_backward(*site, total, extra, **options, given=sums)
+    return dz, (g, sums)
 
 
 def tangent(saved, recorded, t, t_b, module, relu, grads):
     """(tangent of z, tangent of act, second-order adjoint of z or None)."""
     g, sums = recorded
-    summed, out, extra = norm_relu_tangent(t, t_b, g, saved.z, saved.mean, saved.rstd, module.weight, module.bias, sums,
-                                           grads.slot(module.weight), len(saved.mean), saved.batch, relu)
-    return (t if t_b is None else summed), out, extra if saved.batch else None
+    site = (g, saved.z, saved.mean, saved.rstd, module.weight, module.bias)
+    summed, out, extra = shared_norm.tangent(t, t_b, site, sums, grads.slot(module.weight), len(saved.mean),
+                                             saved.batch, relu, saved.ranks)
+    return summed, out, extra if saved.batch else None

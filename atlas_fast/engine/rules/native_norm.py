@@ -1,10 +1,14 @@
-"""The passes of BatchNorm by PyTorch's kernels, the tangent by `ops.norm_relu_tangent`; formulas in `batch_norm`."""
+"""The passes of BatchNorm by PyTorch's kernels, the tangent by `ops.norm_relu_tangent`; formulas in `batch_norm`.
+
+Where processes share the statistics, PyTorch's backward, which takes the means of this one, is put right afterwards.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from ...ops.norm_relu_tangent import norm_relu_tangent
+from ...ops import _norm
+from . import shared_norm
 
 aten = torch.ops.aten
 
@@ -23,11 +27,16 @@ def forward(z, module, running, groups, batch, momentum, relu):
     return out.relu_() if relu else out, mean, rstd
 
 
+def normalised(z, module, statistics, momentum, relu):
+    """act, by the mean and variance of `statistics`."""
+    return forward(z, module, statistics, 1, False, momentum, relu)[0]
+
+
 def backward(saved, g, module, relu, input_too, grads, total, extra):
     """(dz or None, (D, sums))."""
     weight, bias, groups = module.weight, module.bias, len(saved.mean)
     D = aten.threshold_backward(g, saved.out, 0) if relu else g
-    wants_sums = grads.records or grads.takes(weight) or grads.takes(bias)
+    wants_sums = saved.ranks is not None or grads.records or grads.takes(weight) or grads.takes(bias)
 
     def one(part, z, mean, rstd):
         return aten.native_batch_norm_backward(part, z, weight, *saved.running, mean, rstd, saved.batch, module.eps,
@@ -42,11 +51,24 @@ def backward(saved, g, module, relu, input_too, grads, total, extra):
     if not input_too:
         return None, (D, sums)
     dz = results[0][0] if groups == 1 else torch.cat([r[0] for r in results])
+    if saved.ranks is not None and sums is not None:
+        own, sums = sums, saved.ranks.average(sums.clone())
+        _shift_means(dz, own - sums, saved, weight)
     if total is not None:
         dz += total
     if extra is not None:
         dz[:len(extra)] += extra
     return dz, (D, sums)
+
+
+def _shift_means(dz, excess, saved, weight) -> None:
+    """dz by the means of all processes; excess: [2, groups, C], by how much this one's sums of D and D yh exceed
+    them."""
+    n, samples = dz.numel() // saved.mean.numel(), len(dz)
+    scale = _norm.scale(weight, saved.rstd) / n
+    centred = saved.z.to(scale.dtype) - _norm.per_sample(saved.mean, samples)
+    dz += torch.addcmul(_norm.per_sample(scale * excess[0], samples), centred,
+                        _norm.per_sample(scale * saved.rstd * excess[1], samples))
 
 
 def tangent(saved, recorded, t, t_b, module, relu, grads):
@@ -55,7 +77,7 @@ def tangent(saved, recorded, t, t_b, module, relu, grads):
     z, dtype = saved.z, saved.z.dtype
     if dtype == torch.float16:  # for which the operation has no kernel
         t, t_b, D, z = (None if v is None else v.float() for v in (t, t_b, D, z))
-    summed, out, extra = norm_relu_tangent(t, t_b, D, z, saved.mean, saved.rstd, module.weight, module.bias, sums,
-                                           grads.slot(module.weight), len(saved.mean), saved.batch, relu)
-    summed = t if t_b is None else summed
+    site = (D, z, saved.mean, saved.rstd, module.weight, module.bias)
+    summed, out, extra = shared_norm.tangent(t, t_b, site, sums, grads.slot(module.weight), len(saved.mean),
+                                             saved.batch, relu, saved.ranks)
     return summed.to(dtype), out.to(dtype), extra.to(dtype) if saved.batch else None

@@ -1,5 +1,6 @@
 """The adjoint of norm_relu (see ops/norm_relu_backward.py): sums, then dz. With running statistics dz needs no sums,
-so that the first kernel writes it and the second, where the sums are wanted, only adds them up."""
+so that the first kernel writes it and the second, where the sums are wanted, only adds them up. With given sums the
+second kernel is all there is."""
 
 import torch
 import triton
@@ -66,14 +67,18 @@ def _apply(g, z, mean, rstd, weight, bias, residual_adjoint, extra, extra_rows, 
            grad_bias, rows, channels, groups, parts, RELU: tl.constexpr, PIXELS: tl.constexpr, PARTS: tl.constexpr,
            STAGES: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     part, group, channel, exists, rows = place(rows, channels, groups, WIDE, BLOCK_C)
-    sum_d = _total(partials, group, 0, channels, parts, channel, exists, PARTS)
-    sum_d_yh = _total(partials, group, 1, channels, parts, channel, exists, PARTS)
-    if part == 0:
-        tl.store(sums + group * channels + channel, sum_d, exists)
-        tl.store(sums + (groups + group) * channels + channel, sum_d_yh, exists)
-        if group == 0:
-            _accumulate(grad_bias, sum_d, partials, 0, channels, groups, parts, channel, exists, PARTS)
-            _accumulate(grad_weight, sum_d_yh, partials, 1, channels, groups, parts, channel, exists, PARTS)
+    if partials is None:
+        sum_d = tl.load(sums + group * channels + channel, exists, other=0.0)
+        sum_d_yh = tl.load(sums + (groups + group) * channels + channel, exists, other=0.0)
+    else:
+        sum_d = _total(partials, group, 0, channels, parts, channel, exists, PARTS)
+        sum_d_yh = _total(partials, group, 1, channels, parts, channel, exists, PARTS)
+        if part == 0:
+            tl.store(sums + group * channels + channel, sum_d, exists)
+            tl.store(sums + (groups + group) * channels + channel, sum_d_yh, exists)
+            if group == 0:
+                _accumulate(grad_bias, sum_d, partials, 0, channels, groups, parts, channel, exists, PARTS)
+                _accumulate(grad_weight, sum_d_yh, partials, 1, channels, groups, parts, channel, exists, PARTS)
     if dz is not None:
         weight = parameter(weight, channel, exists, 1.0, mean)
         bias = parameter(bias, channel, exists, 0.0, mean)
@@ -90,13 +95,13 @@ def _apply(g, z, mean, rstd, weight, bias, residual_adjoint, extra, extra_rows, 
 
 
 def norm_relu_backward(g, z, mean, rstd, weight, bias, residual_adjoint, extra, grad_weight, grad_bias, groups,
-                       batch_statistics, relu, input_too):
+                       batch_statistics, relu, input_too, given):
     if not _norm.served(z):
         return norm_relu_backward_reference(
             g, z, mean, rstd, weight, bias, residual_adjoint, extra, grad_weight, grad_bias, groups, batch_statistics,
-            relu, input_too)
+            relu, input_too, given)
     work = _norm.split(z, groups)
-    wanted = sums_wanted(grad_weight, grad_bias, batch_statistics, input_too)
+    wanted = sums_wanted(grad_weight, grad_bias, batch_statistics, input_too, given)
     sums = mean.new_empty((2, *mean.shape) if wanted else 0)
     partials = _norm.partial_sums(work, 2, mean) if wanted else None
     dz = torch.empty_like(z) if input_too else None
@@ -110,6 +115,9 @@ def norm_relu_backward(g, z, mean, rstd, weight, bias, residual_adjoint, extra, 
                  None if extra is None else like(extra, z[:len(extra)]), extra_rows, dz)
     early, late = (nothing, write) if batch_statistics else (write, nothing)
     options = {"RELU": relu, "PIXELS": pixels}
+    if given is not None:
+        _norm.run(_apply, work, *inputs, *write, None, given, None, None, PARTS=1, **options)
+        return dz, sums
     _norm.run(_reduce, work, *inputs, *early, partials, **options)
     if wanted:
         _norm.run(_apply, work, *inputs, *late, partials, sums, grad_weight, grad_bias,
