@@ -19,8 +19,7 @@ from ...ops.norm_relu_tangent import norm_relu_tangent, norm_relu_tangent_sums
 def forward(norm, z, module, running, groups, momentum, relu, ranks):
     """(act, mean, rstd); running statistics are updated group by group, in order, and are those of all processes.
     norm: whose kernels normalise, those that read running statistics: they take any."""
-    wide = z.to(compute_dtype(z.dtype))
-    mean, var = together(_norm.group_statistics(wide, groups), ranks)
+    mean, var = together(_statistics(z.to(compute_dtype(z.dtype)), groups), ranks)
     count = ranks.size * z.numel() // mean.numel()
     for kept, values in zip(running, (mean, var * (count / (count - 1))), strict=True):
         for value in values if kept is not None else ():
@@ -28,6 +27,15 @@ def forward(norm, z, module, running, groups, momentum, relu, ranks):
     parts = [norm.normalised(part, module, (mean[i], var[i]), momentum, relu)
              for i, part in enumerate(z.chunk(groups))]
     return parts[0] if groups == 1 else torch.cat(parts), mean, (var + module.eps).rsqrt()
+
+
+def _statistics(z, groups):
+    """Mean and biased variance of this process's part: [2, groups, C]."""
+    if z.is_cuda:
+        return _norm.group_statistics(z, groups)
+    # var_mean takes 2.4 times as long on a CPU, 11 to 19 times in channels-last.
+    parts = [torch.stack(torch.batch_norm_update_stats(part, None, None, 0.0)) for part in z.chunk(groups)]
+    return torch.stack(parts, 1)
 
 
 def together(statistics: torch.Tensor, ranks) -> torch.Tensor:
