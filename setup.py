@@ -85,7 +85,8 @@ def configure(extension: Extension, torch, cpp_extension) -> dict:
         info["cuda_toolkit"] = re.search(r"release ([\d.]+)", nvcc_says(root, "--version")).group(1)
         info["cuda_archs"] = os.environ["TORCH_CUDA_ARCH_LIST"]
         extension.sources += sorted(glob.glob("csrc/torch/*_cuda.cpp")) + sorted(glob.glob("csrc/cuda/*.cu"))
-    extension.include_dirs = [str(ROOT / "csrc"), *cpp_extension.include_paths()]  # torch's hold pybind11 too
+    extension.include_dirs = [str(ROOT / "csrc"), str(ROOT / "build_backend" / "include"),
+                              *cpp_extension.include_paths()]  # torch's hold pybind11 too
     extension.library_dirs = cpp_extension.library_paths()
     extension.extra_compile_args = {"cxx": flags, "nvcc": ["-O3", "-std=c++17"]}
     extension.extra_link_args = link

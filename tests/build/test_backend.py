@@ -125,6 +125,22 @@ def test_setup_refuses_what_it_does_not_understand():
     assert result.stderr.strip() == "atlas_fast: ATLAS_FAST_BUILD='perhaps' is not understood: use auto, 1 or 0"
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_pybind11_never_sees_the_target_version_of_the_stable_abi(tmp_path):
+    """torch 2.11's copy of pybind11 refuses it; a torch whose copy would is made up."""
+    folder = tmp_path / "torch" / "pybind11"
+    folder.mkdir(parents=True)
+    for name in ("pybind11.h", "numpy.h"):
+        (folder / name).write_text("#ifdef TORCH_TARGET_VERSION\n#error seen\n#endif\n")
+    lines = [line for line in (ROOT / "csrc" / "module.cpp").read_text().splitlines() if "#include <pybind11" in line]
+    assert lines
+    source = "\n".join([*lines, "#ifndef TORCH_TARGET_VERSION", "#error lost", "#endif"])
+    command = ["c++", "-E", "-x", "c++", "-", "-DTORCH_TARGET_VERSION=1", f"-I{ROOT / 'build_backend' / 'include'}",
+               f"-I{tmp_path / 'torch'}"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="session")
 def source_copy(tmp_path_factory):
     """What a clone holds of the files that a distribution is made from."""
@@ -148,7 +164,7 @@ def test_source_distribution_carries_what_a_build_needs(source_copy, tmp_path):
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.glob("atlas_fast-*/")
-    for folder, kinds in {"csrc": "*.h *.cpp *.cu *.cuh", "build_backend": "*.py", "atlas_fast": "*.py",
+    for folder, kinds in {"csrc": "*.h *.cpp *.cu *.cuh", "build_backend": "*.py *.h", "atlas_fast": "*.py",
                           "tests": "*.py *.cpp *.h"}.items():
         for path in (path for kind in kinds.split() for path in (source_copy / folder).rglob(kind)):
             assert (unpacked / path.relative_to(source_copy)).is_file(), path
