@@ -149,11 +149,14 @@ def _version(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The repository's, with "-dirty" where more than records differs from it; "" without git."""
+    """The repository's, with "-dirty" where more than records differs from it; "" without git or its folder."""
     git = ["git", "-C", str(FOLDER.parent)]
-    name = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
-                             capture_output=True, text=True).stdout.strip()
+    try:
+        name = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
+                                 capture_output=True, text=True).stdout.strip()
+    except OSError:  # git is not installed
+        return ""
     return f"{name}-dirty" if name and changed else name
 
 

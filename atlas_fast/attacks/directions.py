@@ -39,9 +39,8 @@ def ascend_margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def ascend_target_margin(logits: torch.Tensor, y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """d/dlogits of sum (f_target - f_y). target: int64 [N], none of them y."""
-    classes = torch.stack([target, y], 1)
-    values = torch.tensor([1.0, -1.0], dtype=logits.dtype, device=logits.device).expand(len(y), 2)
-    return torch.zeros_like(logits).scatter_(1, classes, values)
+    # By numbers: a tensor of them would be copied from the host in every step, which waits for the device.
+    return torch.zeros_like(logits).scatter_(1, target[:, None], 1.0).scatter_(1, y[:, None], -1.0)
 
 
 def probabilities(logits: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ class LossScale:
         """The gradient, or zeros where some of it is not finite: that spoils the step, but no terms of it."""
         largest = torch.linalg.vector_norm(gradient, ord=torch.inf)
         self.note(found := (largest - largest) != 0)
-        return gradient.masked_fill(found, 0.0)
+        return torch.where(found, gradient.new_zeros(()), gradient)  # masked_fill would not keep channels-last
 
     def note(self, overflowed: torch.Tensor) -> None:
         """0-d bool: something that the step needs has overflowed."""
