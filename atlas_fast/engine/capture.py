@@ -33,8 +33,13 @@ class CudaRecorder:
     def record(self, function: Callable, *tensors: torch.Tensor) -> Callable:
         """A call that runs function on what `tensors` then hold; nothing runs now."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            results = function(*tensors)
+        # Inside of a caller's autocast, weights that were cast before lie in memory that is freed when it ends.
+        torch.clear_autocast_cache()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                results = function(*tensors)
+        finally:
+            torch.clear_autocast_cache()  # nor may anybody use what the graph casts
 
         def replay():
             graph.replay()

@@ -46,7 +46,9 @@ class RecordedPasses:
     def _recording(self, kind: str, x: torch.Tensor) -> Recording | None:
         if self.reason is not None or len(x) == 0:
             return None
-        key = (kind, x.shape, x.stride(), x.dtype)
+        device = x.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (kind, x.shape, x.stride(), x.dtype, autocast)
         if key in self._recorded:
             self._recorded.move_to_end(key)
             return self._recorded[key]

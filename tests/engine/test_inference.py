@@ -1,6 +1,8 @@
 """FastNetwork against the model through PyTorch: logits, gradients, what falls back, graphs, bfloat16."""
 
+import contextlib
 import copy
+import types
 import warnings
 
 import pytest
@@ -8,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from comparing import family, images, stirred
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_fast import models, ops
 from atlas_fast.attacks import PGD, MultiTargeted, Network, Untargeted
 from atlas_fast.engine import FastNetwork
-from atlas_fast.engine.capture import WARM_UP
+from atlas_fast.engine.capture import WARM_UP, CudaRecorder
 from atlas_fast.engine.inference import SweepPasses
 from atlas_fast.engine.recorded_passes import KEPT, RecordedPasses
 from atlas_fast.engine.rules import BatchNorm
@@ -317,6 +320,16 @@ def test_few_recordings_are_kept():
     assert recorder.recordings == KEPT + 3
 
 
+def test_inside_of_autocast_is_another_recording():
+    model, recorder = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), Recorder()
+    network, x = recorded(model, recorder), torch.rand(2, 1, 2, 2)
+    for _ in range(WARM_UP + 1):
+        network.logits(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            network.logits(x)
+    assert recorder.recordings == 2 and len(network.passes._recorded) == 2
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("make", [lambda: models.small_cnn(5, 3, 8), lambda: models.wide_resnet(10, 1, 5),
@@ -333,3 +346,29 @@ def test_on_a_gpu(make):
                 torch.testing.assert_close(own.cpu(), reference, rtol=1e-9, atol=1e-10)
             torch.testing.assert_close(fast.logits(x.cuda()).cpu(), plain.logits(x), rtol=1e-9, atol=1e-10)
     assert fast.passes.reason is None and len(fast.passes._recorded) == 4
+
+
+def test_a_graph_casts_the_weights_itself(monkeypatch):
+    """Inside of a caller's autocast, casts from before the recording would be gone when the graph is replayed."""
+    stream = types.SimpleNamespace(device=torch.device("cpu"), wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: types.SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **kwargs: contextlib.nullcontext())
+    weight, x, casts = torch.rand(3, 3, requires_grad=True), torch.rand(2, 3), []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            casts.extend(["weight"] if args and args[0] is weight and "_to_copy" in str(function) else [])
+            return function(*args, **(kwargs or {}))
+
+    def logits(images):
+        return torch.nn.functional.linear(images, weight)
+
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16), Casts():
+        logits(x)
+        logits(x)
+        assert casts == ["weight"]  # PyTorch keeps it
+        CudaRecorder(torch.device("cpu")).record(logits, x)
+        assert casts == ["weight"] * 2
+        logits(x)
+    assert casts == ["weight"] * 3

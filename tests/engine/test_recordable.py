@@ -86,8 +86,8 @@ def recorded(method, name, device, kind=TrainingStep, local=None, **options):
     """A step that looks only at the device, or AssertionError."""
     model = network(name, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=device == "cuda")
-    step = kind(model, objective_of(method, **({"steps": 2} if method == "fat" else {})).replace(local=local), optimizer,
-                **{"augment": CropFlip(), "capture": "off", **options})
+    objective = objective_of(method, **({"steps": 2} if method == "fat" else {})).replace(local=local)
+    step = kind(model, objective, optimizer, **{"augment": CropFlip(), "capture": "off", **options})
     x = torch.empty(4, 1 if name == "small_cnn" else 3, 8, 8, dtype=torch.uint8, device=device)
     y = torch.empty(4, dtype=torch.int64, device=device)
     # On CUDA the first step creates what later ones keep.
