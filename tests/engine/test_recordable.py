@@ -71,8 +71,8 @@ class Residual(nn.Module):
 
 def network(name, device):
     """In training mode, channels-last."""
-    make = {"residual": Residual, "small_cnn": lambda: models.small_cnn(5, 1, 8), "wide_resnet": lambda: models.wide_resnet(10, 1, 5),
-            "preact_resnet18": lambda: models.preact_resnet18(5)}
+    make = {"residual": Residual, "small_cnn": lambda: models.small_cnn(5, 1, 8),
+            "wide_resnet": lambda: models.wide_resnet(10, 1, 5), "preact_resnet18": lambda: models.preact_resnet18(5)}
     with torch.device(device):
         model = make[name]().train()
     for module in model.modules():
