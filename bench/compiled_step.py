@@ -73,7 +73,7 @@ class Step:
 
     def __init__(self, load: Workload, model: nn.Module, optimizer, x, y, formulation: str, amp=None, **compile):
         self.load, self.model, self.optimizer, self.x, self.y, self.amp = load, model, optimizer, x, y, amp
-        self.row = ROWS[load.method]
+        self.row, self.weights = ROWS[load.method], {"alpha": 0.0, "beta": 0.0, **load.weights}
         if formulation == "module":
             self.gradients, self.compiled = None, torch.compile(model, dynamic=False, **compile)
         else:
@@ -140,7 +140,6 @@ class Step:
 
     def _loss(self, parameters, x, y, start, v):
         ascends, ce_at, jacobian_at, pair = self.row
-        weights = {"alpha": 0.0, "beta": 0.0, **self.load.weights}
         images = {"x": x, "adv": self._adversary(parameters, x, y, start) if ascends else x}
         logits, statistics, penalty = {}, [], 0.0
         for point in points(self.load.method):
@@ -151,9 +150,9 @@ class Step:
             else:
                 logits[point], seen = self._run(parameters, images[point])
             statistics.append(seen)
-        total = F.cross_entropy(logits[ce_at], y) + weights["alpha"] * penalty
+        total = F.cross_entropy(logits[ce_at], y) + self.weights["alpha"] * penalty
         if pair is not None:
-            total = total + weights["beta"] * kl(*(logits[point] for point in pair))
+            total = total + self.weights["beta"] * kl(*(logits[point] for point in pair))
         return total, tuple(statistics)
 
     @torch.no_grad()
