@@ -100,7 +100,7 @@ def norm_arguments(dtype, wide):
 def norm_cases(dtype, wide, batch=True):
     """With everything optional."""
     z, vector, mean, sums = norm_arguments(dtype, wide)
-    yield "norm_relu", (z, z, vector, vector, vector, vector, 2, batch, 0.1, 1e-5, True)
+    yield "norm_relu", (z, z, vector, vector, vector, vector, 2, batch, 0.1, 1e-5, True, None, True)
     yield "norm_relu_backward", (z, z, mean, mean, vector, vector, z, z[:1], vector, vector, 2, batch, True, True, None)
     yield "norm_relu_tangent", (z, z, z, z, mean, mean, vector, vector, sums, vector, 2, batch, True, None, True)
 
@@ -110,7 +110,7 @@ def optional_norm_cases(dtype):
     yield from norm_cases(dtype, torch.float32, batch=False)
     z, _, mean, sums = norm_arguments(dtype, torch.float32)
     spread, nothing = z[:, :, :1, :1].expand(z.shape), (None,) * 6
-    yield "norm_relu", (z, *nothing[:5], 2, True, 0.1, 1e-5, False)
+    yield "norm_relu", (z, *nothing[:5], 2, True, 0.1, 1e-5, False, None, True)
     yield "norm_relu_backward", (spread, z, mean, mean, *nothing, 2, False, False, True, None)
     yield "norm_relu_backward", (spread, z, mean, mean, *nothing, 2, True, False, False, None)
     yield "norm_relu_tangent", (z, None, spread, z, mean, mean, None, None, sums, None, 2, False, False, None, True)
@@ -120,6 +120,8 @@ def shared_norm_cases(dtype, wide):
     """What processes with common statistics add to `norm_cases`: sums alone, results of given ones."""
     z, vector, mean, sums = norm_arguments(dtype, wide)
     rest, given = (None, None, 2, True, True), torch.zeros(3, *mean.shape, dtype=wide)
+    yield "norm_relu", (z, z, None, None, None, None, 2, True, 0.0, 0.0, False, None, False)
+    yield "norm_relu", (z, None, vector, vector, None, None, 2, True, 0.1, 1e-5, True, sums, True)
     yield "norm_relu_backward", (z, z, mean, mean, vector, vector, z, z[:1], *rest, True, sums)
     yield "norm_relu_tangent", (z, z, z, z, mean, mean, vector, vector, sums, *rest[1:], None, False)
     yield "norm_relu_tangent", (z, None, z, z, mean, mean, vector, vector, sums, vector, *rest[2:], given, True)

@@ -55,6 +55,49 @@ def test_without_a_residual_z_is_the_input(backend):
     assert call(s)[0] is s.z
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_statistics_first_and_out_of_them_later(backend, dtype, groups):
+    """What one call does, in two."""
+    s = site(backend, SHAPE, dtype)
+    with unchanged(s.z, s.residual):
+        z, mean, var = ops.norm_relu_statistics(s.z, s.residual, groups)
+    whole, out, same, rstd = call(s, groups, residual=s.residual)
+    assert torch.equal(z, whole) and torch.equal(mean, same)
+    assert torch.allclose((var + EPS).rsqrt(), rstd, rtol=2e-7, atol=0)
+    s.z, given = z, torch.stack([mean, var])
+    with unchanged(given):
+        again, own, *used = ops.norm_relu(s.z, None, s.weight, s.bias, None, None, groups, eps=EPS, given=given)
+    assert again is s.z and torch.equal(used[0], mean) and torch.allclose(used[1], rstd, rtol=2e-7, atol=0)
+    assert torch.allclose(own.double(), out.double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_given_statistics_are_used_as_running_ones_are(backend):
+    s = site(backend, SHAPE, torch.float32)
+    given = torch.stack([value.expand(2, -1) for value in s.running]).contiguous()
+    found = ops.norm_relu(s.z, s.residual, s.weight, s.bias, None, None, 2, given=given)
+    running = call(s, 2, False, residual=s.residual, running=s.copy_of_running())
+    for result, expected in zip(found, running, strict=True):
+        assert torch.equal(result, expected)
+
+
+def test_statistics_of_one_value(backend):
+    _, mean, var = ops.norm_relu_statistics(torch.full_like(site(backend, (1, 3, 1, 1), torch.float32).z, 1.5))
+    assert mean.tolist() == [[1.5] * 3] and var.tolist() == [[0] * 3]
+
+
+def test_given_statistics_that_nothing_reads(backend):
+    s = site(backend, SHAPE, torch.float32)
+    given = torch.ones_like(s.weight).repeat(2, 1, 1)
+    for running, batch in ((s.copy_of_running(), True), ((None, None), False)):
+        with pytest.raises(UserError, match="takes given statistics"):
+            ops.norm_relu(s.z, None, s.weight, s.bias, *running, 1, batch, given=given)
+    with pytest.raises(UserError, match="given contiguous"):
+        ops.norm_relu(s.z, None, s.weight, s.bias, None, None, 1, given=given[0])
+    with pytest.raises(UserError, match="needs values"):
+        ops.norm_relu_statistics(s.z[:0])
+
+
 def test_running_statistics_equal_two_forwards_of_batchnorm2d(backend):
     s = site(backend, SHAPE, torch.float64)
     module = nn.BatchNorm2d(SHAPE[1], momentum=MOMENTUM, eps=EPS, dtype=torch.float64, device=backend.device)

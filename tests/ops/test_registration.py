@@ -34,7 +34,7 @@ def call(name, x, rng):
         "unit_vectors": (rng, len(x), 3, 2, 1, 0),
         "squared_norm": (x, 0.5, 1.0, eps, True),
         "ce_kl": (logits, logits * 2, target, 5.0, None, True, 0.1),
-        "norm_relu": (z, z + 1, weight, bias, *grads, 1, batch, 0.1, 1e-5, True),
+        "norm_relu": (z, z + 1, weight, bias, *grads, 1, batch, 0.1, 1e-5, True, None, True),
         "norm_relu_backward": (*given, z + 1, z[:1], *grads, 1, batch, True, True, None),
         "norm_relu_tangent": (z + 1, z + 2, *given, x.new_ones(2, 1, z.shape[1]), grads[0], 1, batch, True, None, True),
         "crop_flip": (x if x.dim() == 4 else x[..., None, None], rng, 2, True, target, len(x) % 2 == 0, 3, 1),
@@ -54,6 +54,7 @@ def test_opcheck(name, images, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("arguments", ["squared_norm without gradient", "ce_kl without second", "norm_relu alone",
+                                       "norm_relu of statistics", "norm_relu with statistics",
                                        "norm_relu_backward of sums", "norm_relu_backward alone",
                                        "norm_relu_backward with sums", "norm_relu_tangent alone",
                                        "norm_relu_tangent of sums", "norm_relu_tangent with sums",
@@ -65,7 +66,9 @@ def test_opcheck_of_optional_parts(arguments, device):
     given = {
         "squared_norm without gradient": (x, 0.5, 1.0, None, False),
         "ce_kl without second": (x, None, target, 0.0, None, False, 0.0),
-        "norm_relu alone": (z, None, *without, *without, 2, True, 0.1, 1e-5, False),
+        "norm_relu alone": (z, None, *without, *without, 2, True, 0.1, 1e-5, False, None, True),
+        "norm_relu of statistics": (z, z, *without, *without, 2, True, 0.0, 0.0, False, None, False),
+        "norm_relu with statistics": (z, z, *without, *without, 2, True, 0.0, 1e-5, False, sums, True),
         "norm_relu_backward of sums": (z, z, *sums, *without, *without, *without, 2, True, False, False, None),
         "norm_relu_backward with sums": (z, z, *sums, *without, *without, *without, 2, True, False, True, sums + 1),
         "norm_relu_backward alone": (z, z, *sums, *without, *without, *without, 2, False, False, True, None),

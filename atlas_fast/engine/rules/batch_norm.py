@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..ranks import Ranks
-from . import fused_norm, native_norm, shared_norm
+from . import fused_norm, native_norm
 
 
 @dataclasses.dataclass
@@ -79,21 +79,14 @@ class BatchNorm:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {a.shape}")
         running = (None, None) if m.training and not m.track_running_stats else (m.running_mean, m.running_var)
         momentum = self._momentum()
-        fused = fused_norm.applies(a, b, m)
-        if shared is not None:
-            norm: ModuleType = fused_norm if fused else native_norm
-            z, addition = (a, None) if b is None else self.add.forward(a, b)
-            out, mean, rstd = shared_norm.forward(norm, z, m, running, groups, momentum, self.relu, shared)
-            saved = Saved(z, out if self.relu and not fused else None, mean, rstd, running, batch, norm, addition,
-                          shared)
-        elif fused:
+        if fused_norm.applies(a, b, m):
             addition = None if b is None else self.add.forward(a, b, only_shapes=True)
-            z, out, mean, rstd = fused_norm.forward(a, b, m, running, groups, batch, momentum, self.relu)
-            saved = Saved(z, None, mean, rstd, running, batch, fused_norm, addition)
+            z, out, mean, rstd = fused_norm.forward(a, b, m, running, groups, batch, momentum, self.relu, shared)
+            saved = Saved(z, None, mean, rstd, running, batch, fused_norm, addition, shared)
         else:
             z, addition = (a, None) if b is None else self.add.forward(a, b)
-            out, mean, rstd = native_norm.forward(z, m, running, groups, batch, momentum, self.relu)
-            saved = Saved(z, out if self.relu else None, mean, rstd, running, batch, native_norm, addition)
+            out, mean, rstd = native_norm.forward(z, m, running, groups, batch, momentum, self.relu, shared)
+            saved = Saved(z, out if self.relu else None, mean, rstd, running, batch, native_norm, addition, shared)
         return (out if b is None else (out, saved.z)), saved
 
     def counter(self) -> torch.Tensor | None:

@@ -1,7 +1,7 @@
 """The passes of BatchNorm by the package's own kernels, two launches each; formulas in `batch_norm`.
 
-Where processes share the statistics, backward and tangent are a call for this one's sums, a message, and a call for
-what is made of everybody's: three launches.
+Where processes share the statistics, each is a call for this one's sums, a message, and a call for what is made of
+everybody's: three launches.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ...ops._registry import triton_available
-from ...ops.norm_relu import norm_relu
+from ...ops.norm_relu import norm_relu, norm_relu_statistics
 from ...ops.norm_relu_backward import norm_relu_backward
 from . import shared_norm
 
@@ -25,16 +25,15 @@ def applies(a: torch.Tensor, b: torch.Tensor | None, module) -> bool:
     return a.dtype != torch.float16 and all(v is None or v.dtype == wide for v in own)
 
 
-def forward(a, b, module, running, groups, batch, momentum, relu):
+def forward(a, b, module, running, groups, batch, momentum, relu, ranks):
     """(z, act, mean, rstd)."""
-    running_mean, running_var = running
-    return norm_relu(a, b, module.weight, module.bias, running_mean, running_var, groups, batch, momentum, module.eps,
-                     relu)
-
-
-def normalised(z, module, statistics, momentum, relu):
-    """act, by the mean and variance of `statistics`."""
-    return forward(z, None, module, statistics, 1, False, momentum, relu)[1]
+    options = {"groups": groups, "batch_statistics": batch, "momentum": momentum, "eps": module.eps, "relu": relu}
+    if ranks is None:
+        return norm_relu(a, b, module.weight, module.bias, *running, **options)
+    z, *own = norm_relu_statistics(a, b, groups)
+    statistics = shared_norm.together(torch.stack(own), ranks)
+    shared_norm.move(running, statistics, momentum, ranks.size * z.numel() // own[0].numel())
+    return norm_relu(z, None, module.weight, module.bias, None, None, **options, given=statistics)
 
 
 def backward(saved, g, module, relu, input_too, grads, total, extra):

@@ -8,28 +8,43 @@ from __future__ import annotations
 import torch
 
 from ...ops import _norm
+from ...ops._arguments import compute_dtype
 from . import shared_norm
 
 aten = torch.ops.aten
 
 
-def forward(z, module, running, groups, batch, momentum, relu):
+def forward(z, module, running, groups, batch, momentum, relu, ranks):
     """(act, mean, rstd); running statistics are updated group by group, in order."""
-    def one(part):
-        return aten.native_batch_norm(part, module.weight, module.bias, *running, batch, momentum, module.eps)
+    def one(part, mean, var):
+        return aten.native_batch_norm(part, module.weight, module.bias, mean, var, batch and ranks is None, momentum,
+                                      module.eps)
 
-    results = [one(part) for part in z.chunk(groups)]
+    used = [running] * groups
+    if ranks is not None:
+        statistics = shared_norm.together(_statistics(z, groups), ranks)
+        mean, var = statistics
+        shared_norm.move(running, statistics, momentum, ranks.size * z.numel() // mean.numel())
+        used = list(zip(mean, var, strict=True))  # taken as running ones
+    results = [one(part, *pair) for part, pair in zip(z.chunk(groups), used, strict=True)]
     out = results[0][0] if groups == 1 else torch.cat([r[0] for r in results])
-    if batch:
+    if ranks is not None:
+        rstd = (var + module.eps).rsqrt()
+    elif batch:
         mean, rstd = (torch.stack([r[i] for r in results]) for i in (1, 2))
     else:  # the kernels return none of these
         mean, rstd = (v.expand(groups, -1) for v in (running[0], (running[1] + module.eps).rsqrt()))
     return out.relu_() if relu else out, mean, rstd
 
 
-def normalised(z, module, statistics, momentum, relu):
-    """act, by the mean and variance of `statistics`."""
-    return forward(z, module, statistics, 1, False, momentum, relu)[0]
+def _statistics(z, groups):
+    """Mean and biased variance of this process's part: [2, groups, C]."""
+    z = z.to(compute_dtype(z.dtype))
+    if z.device.type != "cpu":
+        return _norm.group_statistics(z, groups)
+    # var_mean takes 2.4 times as long on a CPU, 11 to 19 times in channels-last.
+    parts = [torch.stack(torch.batch_norm_update_stats(part, None, None, 0.0)) for part in z.chunk(groups)]
+    return torch.stack(parts, 1)
 
 
 def backward(saved, g, module, relu, input_too, grads, total, extra):

@@ -11,31 +11,16 @@ from __future__ import annotations
 
 import torch
 
-from ...ops import _norm
-from ...ops._arguments import compute_dtype
 from ...ops.norm_relu_tangent import norm_relu_tangent, norm_relu_tangent_sums
 
 
-def forward(norm, z, module, running, groups, momentum, relu, ranks):
-    """(act, mean, rstd); running statistics are updated group by group, in order, and are those of all processes.
-    norm: whose kernels normalise, those that read running statistics: they take any."""
-    mean, var = together(_statistics(z.to(compute_dtype(z.dtype)), groups), ranks)
-    count = ranks.size * z.numel() // mean.numel()
+def move(running, statistics, momentum, count):
+    """Running statistics, group by group, in order. statistics: mean and biased variance, [2, groups, C], of all
+    processes; count: of how many values each is."""
+    mean, var = statistics
     for kept, values in zip(running, (mean, var * (count / (count - 1))), strict=True):
         for value in values if kept is not None else ():
             kept.mul_(1 - momentum).add_(value, alpha=momentum)
-    parts = [norm.normalised(part, module, (mean[i], var[i]), momentum, relu)
-             for i, part in enumerate(z.chunk(groups))]
-    return parts[0] if groups == 1 else torch.cat(parts), mean, (var + module.eps).rsqrt()
-
-
-def _statistics(z, groups):
-    """Mean and biased variance of this process's part: [2, groups, C]."""
-    if z.device.type != "cpu":
-        return _norm.group_statistics(z, groups)
-    # var_mean takes 2.4 times as long on a CPU, 11 to 19 times in channels-last.
-    parts = [torch.stack(torch.batch_norm_update_stats(part, None, None, 0.0)) for part in z.chunk(groups)]
-    return torch.stack(parts, 1)
 
 
 def together(statistics: torch.Tensor, ranks) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """BatchNorm of a residual sum, with a ReLU (see ops/norm_relu.py): statistics, then their use.
 
 The statistics are Welford's in every lane of a tile and Chan's between lanes and programs, and each program subtracts
-its first row before it rounds anything: a mean far larger than the deviation costs no digits.
+its first row before it rounds anything: a mean far larger than the deviation costs no digits. Given ones are used as
+running ones are; where the statistics are all that is asked for, a small kernel puts the programs' together.
 """
 
 import torch
@@ -86,11 +87,23 @@ def _update_running(running_mean, running_var, new_mean, new_var, partials, mome
 
 
 @triton.jit
-def _apply(a, residual, z, out, mean_out, rstd_out, partials, weight, bias, running_mean, running_var, momentum,
+def _combine(mean_out, var_out, partials, rows, channels, groups, parts, PARTS: tl.constexpr, STAGES: tl.constexpr,
+             WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    _, group, channel, exists, rows = place(rows, channels, groups, WIDE, BLOCK_C)
+    mean, var = _combined(partials, group, rows, channels, parts, channel, exists, BLOCK_R, PARTS)
+    tl.store(mean_out + group * channels + channel, mean, exists)
+    tl.store(var_out + group * channels + channel, var, exists)
+
+
+@triton.jit
+def _apply(a, residual, z, out, mean_out, rstd_out, partials, given, weight, bias, running_mean, running_var, momentum,
            momentum_pointer, eps, eps_pointer, rows, channels, groups, parts, RELU: tl.constexpr, PARTS: tl.constexpr,
            STAGES: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     part, group, channel, exists, rows = place(rows, channels, groups, WIDE, BLOCK_C)
-    if partials is None:
+    if given is not None:
+        mean = tl.load(given + group * channels + channel, exists, other=0.0)
+        var = tl.load(given + (groups + group) * channels + channel, exists, other=0.0)
+    elif partials is None:
         mean = tl.load(running_mean + channel, exists, other=0.0)
         var = tl.load(running_var + channel, exists, other=0.0)
     else:
@@ -114,20 +127,26 @@ def _apply(a, residual, z, out, mean_out, rstd_out, partials, weight, bias, runn
         tl.store(out + offset, value.to(out.dtype.element_ty), mask)
 
 
-def norm_relu(a, residual, weight, bias, running_mean, running_var, groups, batch_statistics, momentum, eps, relu):
+def norm_relu(a, residual, weight, bias, running_mean, running_var, groups, batch_statistics, momentum, eps, relu,
+              given, out_too):
     if not _norm.served(a):
-        return norm_relu_reference(a, residual, weight, bias, running_mean, running_var, groups,
-                                              batch_statistics, momentum, eps, relu)
-    work, out, partials = _norm.split(a, groups), torch.empty_like(a), None
-    mean, rstd = (a.new_empty(groups, a.shape[1], dtype=compute_dtype(a.dtype)) for _ in range(2))
+        return norm_relu_reference(a, residual, weight, bias, running_mean, running_var, groups, batch_statistics,
+                                   momentum, eps, relu, given, out_too)
+    work, partials = _norm.split(a, groups), None
+    out = torch.empty_like(a) if out_too else a.new_empty(0)
+    mean, other = (a.new_empty(groups, a.shape[1], dtype=compute_dtype(a.dtype)) for _ in range(2))
     stored = a.new_empty(0) if residual is None else torch.empty_like(a)
     source, residual, z = (a, None, None) if residual is None else (a, like(residual, a), stored)
-    if batch_statistics:
+    total = {"PARTS": triton.next_power_of_2(work.parts)}
+    if batch_statistics and given is None:
         partials = _norm.partial_sums(work, 2, mean)
         _norm.run(_statistics, work, source, residual, z, partials)
         if residual is not None:
             source, residual, z = z, None, None
-    _norm.run(_apply, work, source, residual, z, out, mean, rstd, partials, weight, bias, running_mean, running_var,
-              *number_and_pointer(momentum, None, a), *number_and_pointer(eps, None, a), RELU=relu,
-              PARTS=triton.next_power_of_2(work.parts))
-    return stored, out, mean, rstd
+    if not out_too:
+        _norm.run(_combine, work, mean, other, partials, parts=1, **total)
+    else:
+        _norm.run(_apply, work, source, residual, z, out, mean, other, partials, given, weight, bias, running_mean,
+                  running_var, *number_and_pointer(momentum, None, a), *number_and_pointer(eps, None, a), RELU=relu,
+                  **total)
+    return stored, out, mean, other
