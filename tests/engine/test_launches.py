@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_fast import models, objectives
 from atlas_fast.data.augment import CropFlip
-from atlas_fast.engine import TrainingStep
+from atlas_fast.engine import Ranks, TrainingStep
 from atlas_fast.ops._registry import LAUNCHES, triton_available
 
 aten = torch.ops.aten
@@ -68,8 +68,8 @@ def launches(function, args, kwargs) -> int:
     return 1
 
 
-def count(method="atlas", model="wrn-28-8", batch=64, **changes):
-    """Launches of the second step; the first one creates state."""
+def count(method="atlas", model="wrn-28-8", batch=64, shared=None, **changes):
+    """Launches of the second step; the first one creates state. shared: the processes that share statistics."""
     keywords = {"eps": 8 / 255, "alpha": 2e-4, "beta": 5.0, "steps": 1, **changes}
     keywords = {k: v for k, v in keywords.items() if k in objectives.parameters(method)}
     with FakeTensorMode(allow_non_fake_inputs=True), Launches() as counted:
@@ -81,7 +81,7 @@ def count(method="atlas", model="wrn-28-8", batch=64, **changes):
                 module.weight = torch.nn.Parameter(weight)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4, fused=True)
         step = TrainingStep(net, objectives.create(method, **keywords), optimizer, amp="bf16", augment=CropFlip(),
-                            capture="off")
+                            capture="off", ranks=shared, sync_bn="off" if shared is None else "on")
         assert step.engine == "sweeps" and step.view.paired
         x = torch.empty(batch, 3, 32, 32, dtype=torch.uint8, device="cuda")
         y = torch.empty(batch, dtype=torch.int64, device="cuda")
@@ -108,3 +108,20 @@ def test_one_step_atlas_on_wide_resnet_28_8():
 def test_methods_with_less_work_launch_less():
     totals = [count(method, "wrn-10-2").total for method in ("plain", "adv", "atlas_g", "atlas")]
     assert totals == sorted(totals) and totals[-1] > 2 * totals[0]
+
+
+@needs_triton
+def test_shared_statistics_by_the_same_kernels():
+    """Of two processes, of which one is made up: a message for each pass of each layer, and little besides."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shared, alone = count(model="wrn-10-2", shared=Ranks.of_group()), count(model="wrn-10-2")
+    finally:
+        torch.distributed.destroy_process_group()
+    messages = sum(number for name, number in shared.by_operator.items() if name.startswith("c10d"))
+    layers = 7
+    assert messages == layers * (2 + 3 + 1) + 1  # x0 and the pair; back from x0, the vector and the pair; tangent; .grad
+    large = ("aten.where.self", "aten.var_mean.correction", "aten.batch_norm_elemt.default")
+    assert shared.total <= 2.5 * alone.total and not any(shared.by_operator[name] for name in large)

@@ -20,7 +20,7 @@ def move(running, statistics, momentum, count):
     mean, var = statistics
     for kept, values in zip(running, (mean, var * (count / (count - 1))), strict=True):
         for value in values if kept is not None else ():
-            kept.mul_(1 - momentum).add_(value, alpha=momentum)
+            kept.lerp_(value, momentum)
 
 
 def together(statistics: torch.Tensor, ranks) -> torch.Tensor:
@@ -28,9 +28,10 @@ def together(statistics: torch.Tensor, ranks) -> torch.Tensor:
 
     Not from sums of squares, whose difference loses the digits of a variance that is small beside the mean.
     """
-    means, variances = ranks.gather(statistics[None]).unbind(1)
-    mean = means.mean(0)
-    return torch.stack([mean, variances.mean(0) + (means - mean).square().mean(0)])
+    parts = ranks.gather(statistics[None])
+    both = parts.mean(0)
+    both[1] += parts[:, 0].var(0, correction=0)
+    return both
 
 
 Site = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
