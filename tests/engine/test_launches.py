@@ -122,6 +122,6 @@ def test_shared_statistics_by_the_same_kernels():
         torch.distributed.destroy_process_group()
     messages = sum(number for name, number in shared.by_operator.items() if name.startswith("c10d"))
     layers = 7
-    assert messages == layers * (2 + 3 + 1) + 1  # x0 and the pair; back from x0, the vector and the pair; tangent; .grad
+    assert messages == layers * (2 + 3 + 1) + 1  # forward: x0, the pair; back: those, and v; tangent; .grad
     large = ("aten.where.self", "aten.var_mean.correction", "aten.batch_norm_elemt.default")
     assert shared.total <= 2.5 * alone.total and not any(shared.by_operator[name] for name in large)
