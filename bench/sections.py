@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import gc
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -21,11 +22,22 @@ from pathlib import Path
 import torch
 
 from atlas_fast import _extension
-from bench import compiled_step, convolutions, epoch, harness, profile, roofline, step
+from bench import (
+    bench_norm_relu_plans,
+    compiled_step,
+    convolutions,
+    epoch,
+    harness,
+    profile,
+    resumed,
+    roofline,
+    step,
+)
 from bench.step_variants import REFERENCE, Variant, build, variants
 from bench.workload import batch, network, shape, workload
 
 TUNED, UNTUNED = Variant(None, True), Variant(None, True, tuned=False)
+SLOW = 200.0  # milliseconds from which plain PyTorch's step is not measured among the first
 
 
 class Found:
@@ -147,10 +159,12 @@ def reference(found: Found) -> None:
 
 
 def steps(found: Found) -> None:
-    """ATLAS in every way, ADV, a profile of the fastest, then the other methods and batches while time lasts."""
-    started = [row["variant"] for row in found.of("reference").get("rows", []) if row.get("ms")]
-    every = [dataclasses.replace(v, tuned=TUNED.name in started) if v.engine == "autograd" else v
-             for v in variants(found.device) if v.engine or v.name in started]
+    """ATLAS by captured sweeps beside plain PyTorch, ADV, a profile of the fastest; then every other way to run ATLAS,
+    the other methods and batches, while time lasts."""
+    plain = {row["variant"]: row["ms"] for row in found.of("reference").get("rows", []) if row.get("ms")}
+    every = [dataclasses.replace(v, tuned=TUNED.name in plain) if v.engine == "autograd" else v
+             for v in variants(found.device) if v.engine or v.name in plain]
+    first = [v for v in every if (v.capture == "auto" and v.engine == "sweeps") or plain.get(v.name, 1e9) < SLOW]
     measured, rows = found.ceilings(), []
 
     def one(method: str, size: int, selected) -> None:
@@ -162,16 +176,28 @@ def steps(found: Found) -> None:
         harness.save("step", found.device, made, step.KEY)
         print(harness.markdown(made, step.COLUMNS), flush=True)
 
-    one("atlas", found.batch, every)
-    fast = min((r for r in rows if r.get("ms") and not r["variant"].startswith("PyTorch")), key=lambda r: r["ms"])
-    best = next(v for v in every if v.name == fast["variant"])
-    one("adv", found.batch, [v for v in every if v.bf16])
+    def fastest() -> Variant | None:
+        own = [row for row in rows if row.get("ms") and not row["variant"].startswith("PyTorch")]
+        name = min(own, key=lambda row: row["ms"])["variant"] if own else None
+        return next((v for v in every if v.name == name), None)
+
+    rest = [v for v in every if v not in first]
+    one("atlas", found.batch, first)
+    if fastest() is None:  # no graph: a CPU, or what smoke has told
+        one("atlas", found.batch, rest)
+        rest = []
+    best = fastest()
+    if best is None:
+        raise SystemExit("no way to run the step gave a time: see the notes in its rows")
+    few = [v for v in every if v == best or (v.engine is None and v.bf16)]
+    one("adv", found.batch, [v for v in first if v.bf16 or v == best] or few)
     made = {"model": found.model, "method": "atlas", "batch": found.batch, "variant": best.name,
             **profile.profile_step(found.built(best), found.device)}
     found(profile=made)
     harness.save("profile", found.device, [made], step.KEY)
     print(profile.table(made), flush=True)
-    few = [v for v in every if v == best or (v.engine is None and v.bf16)]
+    if rest:
+        one("atlas", found.batch, rest)
     for method, times in (("trades", 1), ("atlas", 2), ("jac", 1), ("atlas_l", 1), ("atlas_g", 1), ("tradesjac", 1),
                           ("plain", 1), ("atlas-10", 1), ("atlas", 4)):
         if found.left < 12:
@@ -226,14 +252,43 @@ def compile_(found: Found) -> None:
                           tuned=TUNED.name in started)
 
 
+def agreement(found: Found) -> None:
+    """The tests that a graph steps as without one, and that gradients in bfloat16 are those of float64."""
+    _pytest(found, "tests/engine/test_capture.py", "tests/engine/test_on_gpu.py", "-k",
+            "graph_steps or bfloat16 or pairs_and_streams")
+
+
 def tests(found: Found) -> None:
-    ran = subprocess.run([sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-q", "--no-header"],
-                         cwd=harness.FOLDER.parent, stdout=subprocess.PIPE, text=True)
+    _pytest(found, "tests")
+
+
+def _pytest(found: Found, *arguments: str) -> None:
+    """The tests of the GPU among these, by several processes where pytest-xdist is there."""
+    several = ("-n", str(min(8, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") else ()
+    command = [sys.executable, "-m", "pytest", *arguments, "-m", "gpu", "-q", "--no-header", "--tb", "short", *several]
+    ran = subprocess.run(command, cwd=harness.FOLDER.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True)
     print(ran.stdout)
-    result = ran.stdout.strip().splitlines()[-1] if ran.stdout.strip() else f"pytest: status {ran.returncode}"
-    found(checked=result, clean=ran.returncode == 0 and " passed" in result)
+    lines = ran.stdout.strip().splitlines() or [f"pytest: status {ran.returncode}"]
+    found(checked=lines[-1], clean=ran.returncode == 0 and " passed" in lines[-1],
+          failed=[line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))][:40])
     if ran.returncode:
         raise SystemExit(1)
+
+
+def plans(found: Found) -> None:
+    """Launch configurations of the fused batch norm."""
+    if found.device != "cuda":
+        found(why="there are none on a CPU")
+        return
+    rows = bench_norm_relu_plans.measure(list(bench_norm_relu_plans.PASSES), list(bench_norm_relu_plans.CHANGES),
+                                         lambda rows: found(rows=rows))
+    harness.save("norm-plans", found.device, rows, bench_norm_relu_plans.KEY)
+
+
+def resume(found: Found) -> None:
+    """A training by graphs that is killed and resumed, against two that are left alone."""
+    found(**resumed.compare(found.out / "resume", found.device, lambda values: found(**values)))
 
 
 def sanitizer(found: Found) -> None:
@@ -259,9 +314,9 @@ def _run(command: list[str]) -> None:
         raise SystemExit(status)
 
 
-ALL = {"build": build_, "smoke": smoke, "ceilings": ceilings, "convolutions": convolutions_,
-       "weight_gradient": weight_gradient, "reference": reference, "steps": steps, "epoch": epoch_, "norm": norm,
-       "compile": compile_, "tests": tests, "sanitizer": sanitizer}
+ALL = {"build": build_, "smoke": smoke, "agreement": agreement, "ceilings": ceilings, "reference": reference,
+       "steps": steps, "convolutions": convolutions_, "compile": compile_, "epoch": epoch_, "norm": norm,
+       "weight_gradient": weight_gradient, "tests": tests, "sanitizer": sanitizer, "plans": plans, "resume": resume}
 
 
 def main() -> None:
