@@ -1,10 +1,20 @@
 """Compiles every Triton kernel for a GPU that need not be there. Run as a program, without TRITON_INTERPRET.
 
+    python tests/ops/compile_triton.py [--arch 90] [--dtypes float32 ...] [--step wrn-28-8 [--methods atlas adv]]
+
 The launchers are called on CPU tensors; a stand-in for the driver names the target, and `warmup` stops before the
-launch. Prints a line per kernel: name, PTX bytes, fused multiply-adds.
+launch. Prints a line per kernel: name, PTX bytes, fused multiply-adds. --step: instead the variants that a training
+step in bfloat16 launches, each once (WRN-28-8, ATLAS: 58), with the registers and bytes of spills that ptxas reports;
+what Triton then keeps in TRITON_CACHE_DIR serves a machine with the same Triton and such a GPU as well.
 """
 
 import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
@@ -13,6 +23,8 @@ from triton.runtime.jit import JITFunction
 
 from atlas_fast import ops
 from atlas_fast.ops._registry import triton_module
+
+WITHOUT_TRITON = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent")  # PyTorch serves a GPU
 
 
 class _Driver:
@@ -34,24 +46,94 @@ class _Driver:
         return torch.cpu
 
 
-def compile_all(arch: int, dtypes: list[torch.dtype]) -> None:
+def compile_only(arch: int, tell) -> None:
+    """From here on launching a kernel compiles it. tell: is called with module, kernel and what was compiled."""
     triton.runtime.driver.set_active(_Driver(arch))
     run = JITFunction.run
 
-    def compile_only(self, *args, grid, warmup, **kwargs):
+    def compile_it(self, *args, grid, warmup, **kwargs):
         compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
         assert len(compiled.asm["cubin"]) > 0
-        ptx = compiled.asm["ptx"]
-        fused = ptx.count("fma.rn") + ptx.count("mad.rn")
-        print(self.fn.__module__.rpartition(".")[2], self.fn.__name__, len(ptx), fused, flush=True)
+        tell(self.fn.__module__.rpartition(".")[2], self.fn.__name__, compiled)
 
-    JITFunction.run = compile_only
+    JITFunction.run = compile_it
+
+
+def compile_all(arch: int, dtypes: list[torch.dtype]) -> None:
+    def tell(module, kernel, compiled):
+        ptx = compiled.asm["ptx"]
+        print(module, kernel, len(ptx), ptx.count("fma.rn") + ptx.count("mad.rn"), flush=True)
+
+    compile_only(arch, tell)
     for name, arguments in cases(dtypes):
         getattr(triton_module(name), name)(*arguments)
     for module in ("_common", "_norm", "pgd_step", "squared_norm"):
         triton_module(module).INT32_LIMIT = 0  # 64-bit offsets
     for name, arguments in cases([]):
         getattr(triton_module(name), name)(*arguments)
+
+
+def compile_step(arch: int, model: str, methods: list[str]) -> None:
+    """Every variant that steps of these methods launch."""
+    seen = set()
+
+    def tell(module, kernel, compiled):
+        if id(compiled) not in seen:
+            seen.add(id(compiled))
+            resources = usage(compiled.asm["cubin"])
+            print(module, kernel, compiled.metadata.num_warps, "warps,", compiled.metadata.shared, "bytes shared,",
+                  resources, flush=True)
+
+    compile_only(arch, tell)
+    tensors = {}
+
+    def made(argument):
+        if not isinstance(argument, Laid):
+            return argument
+        return tensors.setdefault(argument, torch.empty_strided(argument.shape, argument.stride, dtype=argument.dtype))
+
+    for name, arguments in launched(model, methods):
+        getattr(triton_module(name), name)(*map(made, arguments))
+    print(f"{len(seen)} variants")
+
+
+class Laid(NamedTuple):
+    """A tensor without its data."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def launched(model: str, methods: list[str]) -> list[tuple[str, tuple]]:
+    """(operation, its arguments, tensors as Laid) of the second step of each method, as on a GPU; each once."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+    import test_launches
+
+    found = {}
+
+    class Operations(test_launches.Launches):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.name().removeprefix("atlas_fast::")
+            if function.namespace == "atlas_fast" and name not in WITHOUT_TRITON:
+                found[name, tuple(Laid(tuple(a.shape), a.stride(), a.dtype) if isinstance(a, torch.Tensor) else a
+                                  for a in args)] = None
+            return super().__torch_dispatch__(function, types, args, kwargs)
+
+    test_launches.Launches = Operations
+    for method in methods:
+        test_launches.count(method, model)
+    return list(found)
+
+
+def usage(cubin: bytes) -> str:
+    """What cuobjdump, which comes with Triton, says of registers and local memory."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True).stdout
+    return " ".join(re.findall(r"(?:REG|STACK|LOCAL):\d+", told))
 
 
 def cases(dtypes):
@@ -131,5 +213,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", type=int, default=90)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64", "bfloat16"])
+    parser.add_argument("--step", metavar="MODEL")
+    parser.add_argument("--methods", nargs="+", default=["atlas", "adv"])
     options = parser.parse_args()
-    compile_all(options.arch, [getattr(torch, name) for name in options.dtypes])
+    if options.step:
+        compile_step(options.arch, options.step, options.methods)
+    else:
+        compile_all(options.arch, [getattr(torch, name) for name in options.dtypes])
