@@ -27,6 +27,7 @@ import torch
 from bench import children, harness, targets
 
 LAST_LINES = 30
+SITE = "site"  # folder of DIR where packages may lie that the sections see
 REHEARSAL = ("--device", "cpu", "--model", "wrn-10-1", "--batch-size", "2")
 
 
@@ -87,7 +88,8 @@ def run_sections(sections, out: Path, budget: float, options: tuple[str, ...] = 
     for section in sections:
         (out / f"{section.name}.json").unlink(missing_ok=True)
     summary = Summary(out, sections, budget)
-    env = {**os.environ, "ATLAS_FAST_BENCH_RESULTS": str(out / "results"), "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, (str(out / SITE), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "ATLAS_FAST_BENCH_RESULTS": str(out / "results"), "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
     for i, section in enumerate(sections):
         left = budget - (time.monotonic() - summary.began) - sum(s.keep for s in sections[i + 1:])
         allowed = min(section.cap, left)
