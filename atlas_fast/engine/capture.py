@@ -32,7 +32,8 @@ class CudaRecorder:
 
     def record(self, function: Callable, *tensors: torch.Tensor) -> Callable:
         """A call that runs function on what `tensors` then hold; nothing runs now."""
-        graph = torch.cuda.CUDAGraph()
+        # Held: where a recording fails, PyTorch's allocator goes on asking its graph whose memory is whose.
+        graph = self._graph = torch.cuda.CUDAGraph()
         # Inside of a caller's autocast, weights that were cast before lie in memory that is freed when it ends.
         torch.clear_autocast_cache()
         try:

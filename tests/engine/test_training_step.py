@@ -233,7 +233,7 @@ def test_a_step_does_not_synchronise_with_the_host(method):
     model = net(torch.float32).to("cuda", memory_format=torch.channels_last)
     keywords = {"eps": EPS, "alpha": ALPHA, "beta": BETA, "steps": 2}
     objective = objectives.create(method, **{k: v for k, v in keywords.items() if k in objectives.parameters(method)})
-    step = TrainingStep(model, objective, sgd(model))
+    step = TrainingStep(model, objective, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True))
     (x, y), = batches(1, torch.float32)
     x, y = x.cuda(), y.cuda()
     step(x, y)
