@@ -186,7 +186,8 @@ def steps(found: Found) -> None:
         return next((v for v in every if v.name == name), None)
 
     rest = [v for v in every if v not in first]
-    one("atlas", found.batch, first)
+    if first:
+        one("atlas", found.batch, first)
     if fastest() is None:  # no graph: a CPU, or what smoke has told
         one("atlas", found.batch, rest)
         rest = []

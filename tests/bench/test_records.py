@@ -1,10 +1,13 @@
 """Records are merged row by row and keep where each row was measured; the small tools that make them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from atlas_fast.engine import Ranks
+from atlas_fast.ops._registry import triton_module
+from bench import bench_norm_relu_plans as plans
 from bench import convolutions, epoch, harness, ranks, step, work, workload
 from bench.work import Convolution
 
@@ -46,6 +49,11 @@ def test_all_records_of_the_repository_name_their_commit_and_machine():
         for row in record["rows"]:
             environment = record["environments"][row["environment"]]
             assert environment["commit"] and environment["torch"] and environment["processor"], path
+
+
+def test_without_git_nothing_names_the_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert harness.commit() == ""
 
 
 def test_markdown():
@@ -145,3 +153,20 @@ def test_ranks_take_turns_in_every_variant(capsys):
     assert "together, sync" not in ranks.steps("small_cnn", "adv", 2, Ranks.alone())
     assert ranks.main(["--models", "small_cnn", "--batch-sizes", "3"]) == 2
     assert "a multiple of 2" in capsys.readouterr().out
+
+
+def test_launch_plans_are_kept_apart_and_one_that_fails_costs_only_its_row(monkeypatch):
+    """The default and the changes of one field, on a made-up benchmark without a GPU."""
+    pytest.importorskip("triton")
+    norm, seen = triton_module("_norm"), []
+
+    def case(size, device):
+        if norm.PLAN.warps == 16:
+            raise RuntimeError("out of resources")
+        return {"atlas_fast": norm.PLAN.warps}
+
+    monkeypatch.setattr(plans, "PASSES", {"norm_relu": (SimpleNamespace(case=case), {"small": (1, 2, 3, 4)}, 5)})
+    monkeypatch.setattr(harness, "interleaved", lambda variants, device: {k: v * 1e-3 for k, v in variants.items()})
+    rows = plans.measure(["norm_relu"], ["warps"], lambda rows: seen.append(len(rows)))
+    assert {row["plan"]: row.get("us", row.get("note")) for row in rows} == {
+        "default": 8.0, "warps 4": 4.0, "warps 16": "out of resources"} and seen == [3] and norm.PLAN == norm.Plan()
