@@ -17,9 +17,10 @@ import torch
 from ..errors import UserError
 from ..ops.rng import resolve_rng
 from .apgd import APGD, APGDTargeted
-from .autoattack_checks import check_model, check_square
+from .autoattack_checks import check_square
 from .checks import at_least_one, check_batch, check_logits, positive
 from .fab import FABTargeted
+from .model_checks import check_model
 from .network import Network
 from .square import Square
 from .statistics import norm_layers, statistics_kept
@@ -111,7 +112,7 @@ class AutoAttack:
             wrong, classes = self._clean(network, x, y)
             attacks = self.parts(classes)
             result = AutoAttackResult(x.clone(), torch.where(wrong, 0, -1), list(attacks))
-            result.warnings += check_model(network.model, x[:self.batch_size], y[:self.batch_size])
+            result.warnings += self._about_model(network.model, x[:self.batch_size], y[:self.batch_size])
             result.warnings += _few_classes(classes)
             for number, (name, attack) in enumerate(attacks.items(), start=1):
                 start = time.perf_counter()
@@ -120,6 +121,9 @@ class AutoAttack:
                 result.seconds[name] = time.perf_counter() - start
         result.warnings += check_square(result.accuracy_after)
         return result
+
+    def _about_model(self, model, x, y) -> list[str]:
+        return check_model(model, x, y)
 
     def _clean(self, network, x, y) -> tuple[torch.Tensor, int]:
         """(bool [N], whether the samples are misclassified at x; the number of classes)."""

@@ -1,15 +1,20 @@
 """Checks of what a user hands in: images, labels and a model's output. They cost no device synchronisation."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
 
 from ..errors import UserError
 
+OUTSIDE = 1e-6  # of [0, 1], by which images may miss it: an interpolation's rounding
+
 
 def check_batch(x: torch.Tensor, y: torch.Tensor) -> None:
-    """x: float32 or float64 images [N, ...] with N >= 1; y: int64 labels [N] on the same device. Raises UserError."""
+    """x: float32 or float64 images [N, ...] in [0, 1] (looked at on the CPU only) with N >= 1; y: int64 labels [N] on
+    the same device. Raises UserError."""
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         raise UserError(f"x and y must be tensors, got {type(x).__name__} and {type(y).__name__}")
     if not x.is_floating_point():
@@ -25,13 +30,34 @@ def check_batch(x: torch.Tensor, y: torch.Tensor) -> None:
     if torch.is_inference_mode_enabled():
         raise UserError("attacks and objectives need gradients, which torch.inference_mode() rules out; "
                         "use torch.no_grad()")
+    if x.device.type == "cpu":
+        low, high = (float(v) for v in x.detach().aminmax())
+        if low < -OUTSIDE or high > 1 + OUTSIDE:
+            raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}; a normalisation belongs "
+                            "into the model, as its first layer")
 
 
 def check_output(logits: torch.Tensor, samples: int) -> None:
     """A model must return logits [N, C] for N samples. Raises UserError."""
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != samples:
         got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"the model must return logits [{samples}, classes], got {got}")
+        raise UserError(f"the model must return logits [{samples}, classes], got {got}; wrap it in a module that "
+                        "returns them alone")
+
+
+@contextmanager
+def explained(model, x: torch.Tensor) -> Iterator[None]:
+    """Inside, PyTorch's refusal of images of another dtype than the model's becomes a UserError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
+        dtypes = {p.dtype for p in parameters if p.is_floating_point()}
+        if not dtypes or x.dtype in dtypes:
+            raise
+        raise UserError(f"the model failed on {x.dtype} images ({str(error).splitlines()[0]}), and its weights are "
+                        f"{', '.join(map(str, dtypes))}: convert one of the two; a model in half precision must "
+                        "convert its input itself") from error
 
 
 def check_logits(logits: torch.Tensor, y: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .checks import check_output
+from .checks import check_output, explained
 
 # d sum(function of the logits) / d logits: detached logits [N, C] -> [N, C]
 Cotangent = Callable[[torch.Tensor], torch.Tensor]
@@ -62,19 +62,30 @@ class AutogradPasses:
 
     @torch.no_grad()
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        return checked(self._model(x), x)
+        with explained(self._model, x):
+            return checked(self._model(x), x)
 
     @torch.enable_grad()
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
         """(logits [N, C] in x's dtype, d / d logits [N, C] -> gradient like x)."""
         x = x.detach().requires_grad_()
-        with torch.autocast(x.device.type, self._amp, enabled=self._amp is not None):
+        with torch.autocast(x.device.type, self._amp, enabled=self._amp is not None), explained(self._model, x):
             logits = checked(self._model(x), x)
         if self._amp is not None:
             logits = logits.to(x.dtype)
         if not logits.requires_grad:
-            raise UserError("the model's output does not depend on x differentiably, so there is no gradient to ascend")
-        return logits.detach(), lambda cotangent: torch.autograd.grad(logits, x, cotangent)[0]
+            raise UserError(_NO_GRADIENT)
+        return logits.detach(), lambda cotangent: _gradient(logits, x, cotangent)
+
+
+_NO_GRADIENT = "the model's output does not depend on x differentiably, so there is no gradient to ascend"
+
+
+def _gradient(logits: torch.Tensor, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(logits, x, cotangent, allow_unused=True)
+    if gradient is None:  # detached on the way, though the weights make the logits require grad
+        raise UserError(_NO_GRADIENT)
+    return gradient
 
 
 def checked(logits, x: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..attacks.checks import explained
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
 from ..ops.jacobian_norm import project
@@ -59,11 +62,16 @@ class AutogradView:
         return Tape(self.model, inputs, outputs)
 
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
-        """Only an input gradient outside of crafting may be differentiated again, by own convolutions."""
-        twice = x.requires_grad and not self._crafting
+        """Only an input gradient outside of crafting may be differentiated again, by own convolutions and the plain
+        attention."""
         once = contextlib.nullcontext() if self._checkpoints is None else self._checkpoints.applied(x.device)
-        with convolution.Convolutions() if twice else once, self.sharing():
-            return self.model(x)
+        with self.sharing(), explained(self.model, x):
+            if x.requires_grad and not self._crafting:
+                # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
+                with convolution.Convolutions(), sdpa_kernel(SDPBackend.MATH):
+                    return self.model(x)
+            with once:
+                return self.model(x)
 
     def sharing(self) -> contextlib.AbstractContextManager:
         """Inside, BatchNorm takes its statistics as `ranks` says."""
@@ -96,7 +104,8 @@ class Tape:
             parameters = [p for p in self._model.parameters() if p.requires_grad]
             asked = self._inputs if images else {}
             # With `inputs`, the images' own gradient (a convolution in the first layer) is computed only if asked for.
-            torch.autograd.backward(outputs, seeds, inputs=[*parameters, *asked.values()])
+            with _second_derivatives():
+                torch.autograd.backward(outputs, seeds, inputs=[*parameters, *asked.values()])
             return {point: x.grad for point, x in asked.items()} if images else None
         if record:
             return {point: self._record(point, v) for point, v in cotangents.items()}
@@ -128,7 +137,8 @@ class Tape:
         g, directions = self._recorded.pop(point)
         self._seeds.append((g, u))
         if directions.requires_grad:
-            return torch.autograd.grad(g, directions, u, retain_graph=True)[0]
+            with _second_derivatives():
+                return torch.autograd.grad(g, directions, u, retain_graph=True)[0]
         return None
 
     def local(self, point: str, function, weight) -> torch.Tensor:
@@ -152,3 +162,17 @@ class Tape:
         for point in points:
             if not self._outputs[point].requires_grad:
                 raise UserError("the model's output does not depend on its input differentiably")
+
+
+@contextlib.contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Inside, what PyTorch says of a layer that has none becomes a UserError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        missing = re.search(r"derivative for aten::(\w+?)(_backward)? is not implemented", str(error))
+        if missing is None:
+            raise
+        raise UserError(f"a penalty of input gradients needs the second derivative of {missing[1]}, which PyTorch does "
+                        "not have; replace that layer, or take a method without such a penalty (adv, trades, atlas_g)"
+                        ) from error

@@ -87,7 +87,12 @@ def trace(model: nn.Module) -> fx.Graph:
         written = [_called(name, module) for name, module, values in before if _restore(module, values)]
     if written:
         raise Unmatched(f"{written[0]}, whose forward sets attributes")
+    if any(node.op == "get_attr" and node.target.startswith(_CONSTANT) for node in graph.nodes):
+        raise Unmatched(f"{type(model).__name__}, whose forward makes a tensor that torch.fx would take for a constant")
     return graph
+
+
+_CONSTANT = "_tensor_constant"  # what torch.fx calls tensors that it finds in a forward
 
 
 def _restore(module, values: dict) -> bool:
@@ -97,7 +102,7 @@ def _restore(module, values: dict) -> bool:
     if changed:
         now.clear()
         now.update(values)
-    return any(not name.startswith("_tensor_constant") for name in changed)
+    return any(not name.startswith(_CONSTANT) for name in changed)
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

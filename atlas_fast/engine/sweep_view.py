@@ -6,6 +6,7 @@ import contextlib
 
 import torch
 
+from ..attacks.checks import explained
 from ..attacks.statistics import check_bn_mode, norm_layers, statistics_kept
 from ..errors import UserError
 from .beside import Beside
@@ -86,12 +87,13 @@ class SweepView:
         if [m.training for m in self._moded] != self._modes:  # what forward() does may depend on it
             self._trace()
         points, batches = list(images), [x.detach() for x in images.values()]
-        if self.paired and len(points) > 1 and len({(x.shape, x.dtype) for x in batches}) == 1:
-            whole = Sweeps(self._network, torch.cat(batches), groups=len(points))
-            places = {point: (whole, group) for group, point in enumerate(points)}
-        else:
-            places = {point: (Sweeps(self._network, x, segments=self._segments), 0)
-                      for point, x in zip(points, batches, strict=True)}
+        with explained(self.model, batches[0]):
+            if self.paired and len(points) > 1 and len({(x.shape, x.dtype) for x in batches}) == 1:
+                whole = Sweeps(self._network, torch.cat(batches), groups=len(points))
+                places = {point: (whole, group) for group, point in enumerate(points)}
+            else:
+                places = {point: (Sweeps(self._network, x, segments=self._segments), 0)
+                          for point, x in zip(points, batches, strict=True)}
         return Tape(places, Gradients(flat=self.flat, beside=self._beside))
 
 

@@ -329,6 +329,9 @@ def _check_optimizer(parameters, optimizer) -> None:
         raise UserError("the model has no parameters to train")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UserError("LBFGS evaluates the loss several times in a step, and TrainingStep gives it one gradient; "
+                        "take another optimizer, or objective(model, x, y) in a closure of your own")
     own = {id(p) for p in parameters}
     if not any(id(p) in own and p.requires_grad for group in optimizer.param_groups for p in group["params"]):
         raise UserError("the optimizer holds none of the model's trainable parameters; make it from model.parameters()")

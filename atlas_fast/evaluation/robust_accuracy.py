@@ -63,7 +63,7 @@ def measure(evaluation: Evaluation, plan: dict[str, Planned], eps: float, norm: 
     correct = prediction == evaluation.y.cpu().numpy()
     results = {name: evaluation.attack(name, planned, correct) for name, planned in plan.items()}
     curves = sweeps.sweep(evaluation, correct, eps, norm) if with_curves else None
-    report = build_report(correct, results, evaluation.seed, curves)
+    report = build_report(correct, results, evaluation.seed, curves, evaluation.about_model())
     found = distances.measure(evaluation, correct) if with_distances else None
     if found is not None:
         report["distances"] = distances.summary(found)
@@ -85,14 +85,15 @@ def robust_accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, at
 
 
 def build_report(correct: np.ndarray, results: dict[str, AttackResult], seed: int,
-                 curves: sweeps.Curves | None = None) -> dict:
-    """What `evaluate` returns: JSON values only. correct: bool [N], right without attack."""
+                 curves: sweeps.Curves | None = None, about_model: Sequence[str] = ()) -> dict:
+    """What `evaluate` returns: JSON values only. correct: bool [N], right without attack; about_model: sentences that
+    join the signs of masking."""
     n, clean = len(correct), float(correct.mean())
     attacks = {name: {**accuracy(result.robust(correct)), "settings": {**result.settings, "seed": seed},
                       "seconds": result.seconds} for name, result in results.items()}
     report = {"n": n, "clean_accuracy": clean, "clean_standard_error": standard_error(clean, n), "attacks": attacks,
               "worst_case": {**accuracy(worst_case(correct, results)), "attacks": list(results)},
-              "masking": masking.signs(correct, results, curves)}
+              "masking": [*about_model, *masking.signs(correct, results, curves)]}
     if curves is not None:
         report["curves"] = {key: [{k: v for k, v in point.items() if k != "broken"} for point in getattr(curves, key)]
                             for key in ("eps", "steps")}

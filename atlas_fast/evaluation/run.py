@@ -11,6 +11,7 @@ import torch
 
 from .. import ops
 from ..attacks.checks import at_least_one
+from ..attacks.model_checks import check_model
 from ..data import ImageFiles, to_float
 from ..data.dataset import permutation
 from ..engine import FastNetwork, Ranks
@@ -23,6 +24,7 @@ from .verify import checked_images, distance, eval_mode, predict
 
 _BATCH_KEYS = ("broken", "prediction", "linf", "l2", "kept", "adversaries", "seconds", "warnings")
 _DETAIL = "detail/"
+_LOOKED_AT = 128  # images on which the model itself is checked
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Evaluation:
         mine = {start: self._predict(*self.images(slice(start, start + self._step)))
                 for start in self.ranks.share_out(range(0, len(self.y), self._step))}
         return np.concatenate(list(self.ranks.exchange(mine).values()))
+
+    def about_model(self) -> list[str]:
+        """Sentences: why attacks by gradients may flatter this model, as far as some of the images show it."""
+        x, y = self.images(subset(len(self.y), _LOOKED_AT, self.seed))
+        with eval_mode(self.model):
+            return check_model(self.model, x, y)
 
     def attack(self, name: str, planned: Planned, correct: np.ndarray) -> AttackResult:
         """What the attack does to the images. correct: bool [N], right without an attack."""
@@ -126,7 +134,7 @@ class Evaluation:
 
     def images(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Float images and labels of these rows on the model's device."""
-        return to_float(self.x[rows].to(self.device)), self.y[rows].to(self.device)
+        return to_float(self.x[rows].detach().to(self.device)), self.y[rows].to(self.device)
 
 
 def subset(n: int, images: int | None, seed: int) -> np.ndarray:
@@ -175,6 +183,6 @@ def check_data(x: torch.Tensor | ImageFiles, y: torch.Tensor) -> None:
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise UserError(f"y must be int64 labels of shape [{len(x)}], got {y.dtype} of shape {list(y.shape)}")
     if not isinstance(x, ImageFiles) and x.dtype != torch.uint8:
-        low, high = float(x.min()), float(x.max())
+        low, high = (float(v) for v in x.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")

@@ -22,6 +22,10 @@ class TellingAutoAttack(AutoAttack):
         self.warnings = [warning for warning in result.warnings if warning not in of_batch]
         return result.x_adv
 
+    def _about_model(self, model, x, y) -> list[str]:
+        """Nothing: an evaluation looks at the model itself, once, whatever its attacks are."""
+        return []
+
 
 class TellingRayS(RayS):
     """details: "queries" that were made, and "distance", that of the nearest image found, inside the ball or not."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..attacks.checks import check_logits
+from ..attacks.checks import check_logits, explained
 from ..errors import UserError
 
 TOLERANCE = 1e-6  # of the ball and of [0, 1]; a float32 image near 1 is itself 6e-8 off
@@ -21,7 +21,7 @@ def predict(model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     x: float images [N, ...]; y: labels, checked against the number of logits. In eval mode, without autocast and
     without TF32: an adversary counts by what the network computes, not by the rounding of a fast mode.
     """
-    with eval_mode(model), torch.autocast(x.device.type, enabled=False), _no_tf32():
+    with eval_mode(model), torch.autocast(x.device.type, enabled=False), _no_tf32(), explained(model, x):
         logits = model(x)
     check_logits(logits, y)
     return torch.where(logits.isnan().any(1), -1, logits.argmax(1))

@@ -219,7 +219,8 @@ def test_wrong_inputs_are_refused(model, batch):
     x, y = batch
     cases = [(model, (x * 255).byte(), y, "float images"), (model, x, y[:3], "shape \\[32\\]"),
              (model, x, y + 10, "labels must lie in 0..9"), (model[:3], x, y, "must return logits"),
-             (lambda images: model(images).detach(), x, y, "differentiably")]
+             (lambda images: model(images).detach(), x, y, "differentiably"),
+             (lambda images: model(images.detach()), x, y, "differentiably")]
     for net, images, labels, message in cases:
         with pytest.raises(UserError, match=message):
             PGD(EPS)(net, images, labels)

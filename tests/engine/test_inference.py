@@ -146,7 +146,13 @@ def with_hook():
     return model
 
 
+class OwnNoise(Branches):
+    def forward(self, x):
+        return self.fc((x + 0 * torch.rand(1, 3, 8, 8)).flatten(1))  # drawn once if it were a constant
+
+
 @pytest.mark.parametrize(("make", "why"), [
+    (OwnNoise, "makes a tensor that torch.fx would take for a constant"),
     (with_hook, "has a hook"), (Shared, "used twice"), (Branches, "torch.fx cannot trace"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Tanh()), "Tanh"),
 ])

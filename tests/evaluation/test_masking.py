@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from atlas_fast.attacks import PGD
+from atlas_fast.attacks import APGD, PGD
+from atlas_fast.evaluation import evaluate as evaluation_of
 from atlas_fast.evaluation import masking, sweeps
 from atlas_fast.evaluation.accuracies import clearly_more, wilson
 from atlas_fast.evaluation.run import Evaluation
 from atlas_fast.evaluation.samples import AttackResult
 from atlas_fast.evaluation.suite import Planned
+from atlas_fast.evaluation.telling import TellingAutoAttack
 
 EPS = 0.1
 
@@ -34,6 +36,20 @@ class Quantised(nn.Module):
     def forward(self, x):
         rounded = (x * 8).round() / 8
         return self.model(rounded.detach() + self.backward_factor * (x - x.detach()))
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits):
+        return self.factor * logits
+
+
+class TinyCascade(TellingAutoAttack):
+    def parts(self, classes):
+        return {"apgd-ce": APGD(self.eps, steps=2)}
 
 
 def evaluate(model, x, y, eps, attacks):
@@ -133,6 +149,36 @@ def test_autoattack_says_what_it_saw():
     assert "5 of 1000 images" in other
     cascade.details["part"][502:] = ""
     assert masking.signs(correct, {"autoattack": result(part != "", details={"part": part})}) == []
+
+
+@pytest.mark.parametrize(("wrap", "sentence"), [
+    (lambda model: nn.Sequential(model, Scaled(1e4)), "zero gradient of the cross-entropy only"),
+    (lambda model: Quantised(model, 0.0), "zero gradient of the margin"),
+    (lambda model: Quantised(model, -1.0), "does not lower the margin"),
+])
+def test_one_attack_that_is_fooled_is_not_believed_silently(wrap, sentence, digits_model):
+    """PGD alone leaves far more than the honest network has; the report says why, without a second attack."""
+    model, x, y = digits_model
+    honest, masked = (evaluation_of(m, x[:100], y[:100], attacks=["pgd-10"], eps=EPS) for m in (model, wrap(model)))
+    accuracies = [report["attacks"]["pgd-10"]["robust_accuracy"] for report in (honest, masked)]
+    assert accuracies[1] > accuracies[0] + 0.2 and honest["masking"] == []
+    (found,) = masked["masking"]
+    assert sentence in found
+
+
+def test_the_model_is_looked_at_once(digits_model):
+    model, x, y = digits_model
+    report = evaluation_of(nn.Sequential(model, nn.Softmax(1)), x[:8], y[:8], attacks={
+        "cascade": TinyCascade(EPS), "again": TinyCascade(EPS)}, eps=EPS)
+    assert len(report["masking"]) == len({*report["masking"]}) == 1
+
+
+def test_an_adversary_of_scores_needs_no_gradient(digits_model):
+    """A model without any: the report says so, and a black box goes on."""
+    model, x, y = digits_model
+    report = evaluation_of(lambda images: model(images.detach()), x[:8], y[:8], attacks=["square-20"], eps=EPS)
+    (found,) = report["masking"]
+    assert "only attacks that need none" in found and report["attacks"]["square-20"]["n"] == 8
 
 
 def test_rising_curves():
