@@ -30,7 +30,7 @@ def check_batch(x: torch.Tensor, y: torch.Tensor) -> None:
     if torch.is_inference_mode_enabled():
         raise UserError("attacks and objectives need gradients, which torch.inference_mode() rules out; "
                         "use torch.no_grad()")
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and x.numel():
         low, high = (float(v) for v in x.detach().aminmax())
         if low < -OUTSIDE or high > 1 + OUTSIDE:
             raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}; a normalisation belongs "
