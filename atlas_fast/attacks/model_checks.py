@@ -101,7 +101,7 @@ def _other_with_gradients(model, x) -> str | None:
 def _flat(model, x, y) -> str | None:
     logits = model(x).double()
     learned = (logits.argmax(1) == y).double().mean() > 2 / logits.shape[1]
-    if not learned or (logits.amax(1) - logits.amin(1)).median() >= FLAT:
+    if not (learned and (logits.amax(1) - logits.amin(1)).nanmedian() < FLAT):
         return None
     return (f"the logits hardly differ (by less than {FLAT:g} on most images), so that all probabilities are nearly "
             "the same: the cross-entropy then climbs towards all wrong classes at once; rely on losses of the margin")
@@ -109,7 +109,8 @@ def _flat(model, x, y) -> str | None:
 
 def _gradients(network: Network, x, y) -> list[str]:
     """What is wrong with the image gradients at the correctly classified images."""
-    correct = network.logits(x).argmax(1) == y
+    logits = network.logits(x)
+    correct = (logits.argmax(1) == y) & ~logits.isnan().any(1)
     try:
         margins, steepest = network.gradient(x, partial(_margin_slope, y=y))
         of_ce = network.gradient(x, partial(_ce_slope, y=y))[1]
@@ -123,8 +124,12 @@ def _gradients(network: Network, x, y) -> list[str]:
     if (saturated & ~flat).any():
         sentences.append(f"{int((saturated & ~flat).sum())} of {n} correctly classified images have a zero gradient of "
                          "the cross-entropy only: APGD-CE and PGD cannot move them; rely on losses of the logits")
+    broken = correct & ~(steepest.isfinite() & of_ce.isfinite()).flatten(1).all(1)
+    if broken.any():
+        sentences.append(f"{int(broken.sum())} of {n} correctly classified images have gradients that are not finite: "
+                         "attacks leave such pixels where they are; look at what Square and RayS find")
     moved = network.logits((x - SMALL_STEP * steepest.sign()).clamp(0, 1))
-    misled = int((correct & ~flat & ~(_margin(moved, margins, y) < _margin(margins, margins, y))).sum())
+    misled = int((correct & ~flat & ~broken & ~(_margin(moved, margins, y) < _margin(margins, margins, y))).sum())
     if misled > MISLED * n:
         sentences.append(f"a step of {SMALL_STEP:g} against the gradient of the margin does not lower the margin of "
                          f"{misled} of {n} correctly classified images: the gradient is not that of the model (rounded "
@@ -137,8 +142,9 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest distance between rows of logits, scaled to norm 1."""
-    a, b = (z.double() / z.double().norm(dim=1, keepdim=True).clamp_min(1e-300) for z in (a, b))
+    """The largest distance between rows of logits, scaled to norm 1; NaN is like NaN."""
+    a, b = (torch.nan_to_num(z.double()) for z in (a, b))
+    a, b = (z / z.norm(dim=1, keepdim=True).clamp_min(1e-300) for z in (a, b))
     return (a - b).norm(dim=1).max().item()
 
 

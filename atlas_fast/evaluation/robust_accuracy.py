@@ -35,6 +35,8 @@ def evaluate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor,
     training may evaluate.
     Returns {"n", "clean_accuracy", "attacks": {name: {"robust_accuracy", "standard_error", "interval_95", "n",
     "settings", "seconds"}}, "worst_case": {"robust_accuracy", ...}, "masking": [sentences], ...}; accuracies in [0, 1].
+    "masking" says why a figure may be too high: what some of the images show of the model itself, and attacks that
+    contradict each other; it is empty where nothing was seen.
     A sample is robust when its label is predicted both at x and at x_adv: x lies in the ball too.
     Raises UserError for unknown attacks, inputs that make no sense, and attacks that leave the ball.
     """

@@ -68,8 +68,11 @@ class Evaluation:
     def about_model(self) -> list[str]:
         """Sentences: why attacks by gradients may flatter this model, as far as some of the images show it."""
         x, y = self.images(subset(len(self.y), _LOOKED_AT, self.seed))
-        with eval_mode(self.model):
-            return check_model(self.model, x, y)
+        try:
+            with eval_mode(self.model):
+                return check_model(self.model, x, y)
+        except RuntimeError as error:  # of a model for one size of batch, say
+            return [f"the model could not be checked for masked gradients: {str(error).splitlines()[0]}"]
 
     def attack(self, name: str, planned: Planned, correct: np.ndarray) -> AttackResult:
         """What the attack does to the images. correct: bool [N], right without an attack."""

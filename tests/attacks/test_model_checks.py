@@ -21,6 +21,14 @@ def test_a_sound_model_raises_no_warning(digits_net, batch):
     assert torch.equal(torch.get_rng_state(), state) and sys.gettrace() is trace
 
 
+def test_logits_that_are_no_numbers_are_not_taken_for_noise(digits_net, batch):
+    """They count as wrong anyway."""
+    def some_nan(images):
+        return digits_net(images).masked_fill((images[:, 0, 3, 3] > 0.5)[:, None], torch.nan)
+
+    assert some_nan(batch[0]).isnan().any() and check_model(some_nan, *batch) == []
+
+
 class Noisy(nn.Module):
     def __init__(self, net):
         super().__init__()
@@ -54,6 +62,7 @@ SUSPICIOUS = {
     "gradient turned round": (lambda net: lambda x: net(2 * x.detach() - x), "does not lower the margin of 5"),
     "logits rounded straight through": (lambda net: lambda x: (z := net(x)) + (rounded(z, 1) - z).detach(),
                                         "does not lower the margin"),
+    "infinite slopes": (lambda net: lambda x: net(x + 0 * (x - x.detach()).sqrt()), "gradients that are not finite"),
     "detached": (lambda net: lambda x: net(x.detach()), "only attacks that need none"),
     "another network while recording": (lambda net: lambda x: net(x if torch.is_grad_enabled() else x.flip(2).flip(2))
                                         + torch.is_grad_enabled() * torch.eye(10)[:1], "while gradients are recorded"),

@@ -181,6 +181,19 @@ def test_an_adversary_of_scores_needs_no_gradient(digits_model):
     assert "only attacks that need none" in found and report["attacks"]["square-20"]["n"] == 8
 
 
+def test_a_model_for_one_size_of_batch_is_judged_without_the_look(digits_model):
+    model, x, y = digits_model
+
+    def exported(images):
+        if len(images) != 8:
+            raise RuntimeError("expected a batch of 8")
+        return model(images)
+
+    report = evaluation_of(exported, x[:16], y[:16], attacks={"none": lambda model, x, y: x}, eps=EPS, batch_size=8)
+    (found,) = report["masking"]
+    assert found == "the model could not be checked for masked gradients: expected a batch of 8"
+
+
 def test_rising_curves():
     def point(key, value, broken):
         return {key: value, "robust_accuracy": 1 - np.mean(broken), "n": len(broken), "broken": np.array(broken)}
