@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import types
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def build(out: Path) -> int:
 
 def method_page(name: str) -> str:
     """docs/methods/NAME.md with what the code and the records say of the method below it."""
-    text = (FOLDER / "methods" / f"{name}.md").read_text()
+    text = _prose_of(f"methods/{name}.md")
     parts = [settings.use(name), settings.section(name)] if name in METHODS else []
     parts += [passes.section(name)]
     if name in METHODS:
@@ -73,17 +74,24 @@ def _api() -> list[pdoc.doc.Module]:
 
 
 def _prose() -> list[pdoc.doc.Module]:
-    pages = {"index": _index(), "commands": _commands(), "paper_gaps": (FOLDER / "paper-gaps.md").read_text()}
+    pages = {"index": _index(), "commands": _commands(), "paper_gaps": _prose_of("paper-gaps.md")}
     pages |= {f"methods.{name}": method_page(name) for name in METHOD_PAGES}
     return [pdoc.doc.Module(types.ModuleType(name, text)) for name, text in pages.items()]
 
 
 def _index() -> str:
-    text = (FOLDER / "index.md").read_text()
+    text = _prose_of("index.md")
     methods = "\n".join(f"| [`{name}`](methods/{name}.html) | {_title(FOLDER / 'methods' / f'{name}.md')} |"
                         for name in METHOD_PAGES)
     api = "\n".join(f"| `{name}` | {_first_line(importlib.import_module(name))} |" for name in API)
     return f"{text}\n## Methods\n| name | |\n| --- | --- |\n{methods}\n\n## API\n| module | |\n| --- | --- |\n{api}\n"
+
+
+def _prose_of(name: str) -> str:
+    """A Markdown file of this folder; its links to others, which work where the files are read as they are, lead to the
+    pages."""
+    page = (FOLDER / name).read_text()
+    return re.sub(r"\]\(([\w-]+)\.md\)", lambda match: f"]({match[1].replace('-', '_')}.html)", page)
 
 
 def _title(path: Path) -> str:
