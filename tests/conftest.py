@@ -1,5 +1,4 @@
-"""Common to all tests: one thread, Triton's interpreter where there is no GPU, the marker `gpu`, and which tests a
-worker of `pytest -n 2 --dist loadgroup` takes together."""
+"""Common to all tests: one thread, Triton's interpreter where there is no GPU, and the marker `gpu`."""
 
 import os
 import shutil
@@ -19,11 +18,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
 
 
-def pytest_collection_modifyitems(config, items):
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:  # a file's tests share fixtures; those of tests/fuzz are counted
-            together = item.path.parent if item.path.parent.name == "fuzz" else item.path
-            item.add_marker(pytest.mark.xdist_group(str(together)))
+def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:

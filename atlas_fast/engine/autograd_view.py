@@ -64,14 +64,12 @@ class AutogradView:
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
         """Only an input gradient outside of crafting may be differentiated again, by own convolutions and the plain
         attention."""
-        once = contextlib.nullcontext() if self._checkpoints is None else self._checkpoints.applied(x.device)
-        with self.sharing(), explained(self.model, x):
-            if x.requires_grad and not self._crafting:
-                # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
-                with convolution.Convolutions(), sdpa_kernel(SDPBackend.MATH):
-                    return self.model(x)
-            with once:
-                return self.model(x)
+        twice, nothing = x.requires_grad and not self._crafting, contextlib.nullcontext()
+        once = nothing if self._checkpoints is None else self._checkpoints.applied(x.device)
+        # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
+        attention = sdpa_kernel(SDPBackend.MATH) if twice else nothing
+        with explained(self.model, x), attention, convolution.Convolutions() if twice else once, self.sharing():
+            return self.model(x)
 
     def sharing(self) -> contextlib.AbstractContextManager:
         """Inside, BatchNorm takes its statistics as `ranks` says."""

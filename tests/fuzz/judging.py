@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from atlas_fast.errors import UserError
@@ -12,6 +13,9 @@ DOCUMENTED = (UserError, ValueError, TypeError)
 
 JUDGED = Counter()
 """Inputs that hypothesis made and that got the right answer or the right refusal: {test: number}."""
+
+LEAST = {"attacks": 650, "command_lines": 160, "files": 550, "ops": 800}
+"""How many of them each file must come to; the file's last test looks."""
 
 
 def counted(test):
@@ -22,6 +26,16 @@ def counted(test):
         JUDGED[test.__name__] += 1
 
     return passed
+
+
+def check_number(request) -> None:
+    """The tests of the requesting file have judged as many inputs as LEAST says; skips where not all of them ran."""
+    tests = {name for name, value in vars(request.module).items() if hasattr(value, "hypothesis")}
+    if not tests <= {item.originalname for item in request.session.items}:
+        pytest.skip("only some of the file's tests were asked for")
+    judged = {name: JUDGED[name] for name in sorted(tests)}
+    least = LEAST[request.path.stem.removeprefix("test_").removesuffix("_fuzz")]
+    assert all(judged.values()) and sum(judged.values()) >= least, judged
 
 
 def refused(call, *others: type[Exception]) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging import counted, refused, unchanged
+from judging import check_number, counted, refused, unchanged
 from strategies import arranged, labels, seeds, wrong_labels
 from torch import nn
 
@@ -410,3 +410,7 @@ def test_numbers_are_checked_as_python_has_them():
         assert checks.positive(value, "eps") == float(value)
     with pytest.raises(UserError):
         checks.positive(np.array([0.5]), "eps")
+
+
+def test_the_number_of_inputs(request):
+    check_number(request)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import counted
+from judging import check_number, counted
 
 from atlas_fast import errors, reproduce, sweep, train
 from atlas_fast.models import small_cnn
@@ -135,3 +135,7 @@ def test_reproduce(place, data):
     line = data.draw(arguments([*options(p, train.parser()), "--rows", "--beside"]))
     what = data.draw(st.sampled_from(("table1", "table9", "figure4", "figure99", "figure", "", "a" * 300, "table1 ")))
     judge(reproduce.main, [what, "--device", "cpu", "--dataset", "digits", *line])
+
+
+def test_the_number_of_inputs(request):
+    check_number(request)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judging import counted, refused
+from judging import check_number, counted, refused
 from safetensors.torch import load, save
 from strategies import damaged, json_values
 
@@ -445,3 +445,7 @@ def test_names_of_models(data):
     sizes = [10, 3, 32]
     sizes[place] = wrong
     refused(lambda: models.create("small_cnn", *sizes))
+
+
+def test_the_number_of_inputs(request):
+    check_number(request)

@@ -5,7 +5,7 @@ import math
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import assert_right, counted, refused, unchanged
+from judging import assert_right, check_number, counted, refused, unchanged
 from strategies import (
     OTHERS,
     floats,
@@ -452,3 +452,7 @@ def test_every_operation_is_here():
               "norm_relu", "norm_relu_backward", "norm_relu_tangent", "relu_max_pool", "relu_max_pool_backward",
               "relu_max_pool_tangent"}
     assert set(ops.backends()) == tested
+
+
+def test_the_number_of_inputs(request):
+    check_number(request)
