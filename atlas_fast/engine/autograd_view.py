@@ -64,12 +64,16 @@ class AutogradView:
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
         """Only an input gradient outside of crafting may be differentiated again, by own convolutions and the plain
         attention."""
-        twice, nothing = x.requires_grad and not self._crafting, contextlib.nullcontext()
-        once = nothing if self._checkpoints is None else self._checkpoints.applied(x.device)
-        # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
-        attention = sdpa_kernel(SDPBackend.MATH) if twice else nothing
-        with explained(self.model, x), attention, convolution.Convolutions() if twice else once, self.sharing():
-            return self.model(x)
+        with contextlib.ExitStack() as inside:
+            if x.requires_grad and not self._crafting:
+                inside.enter_context(convolution.Convolutions())
+                # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
+                inside.enter_context(sdpa_kernel(SDPBackend.MATH))
+            elif self._checkpoints is not None:
+                inside.enter_context(self._checkpoints.applied(x.device))
+            inside.enter_context(self.sharing())
+            with explained(self.model, x):
+                return self.model(x)
 
     def sharing(self) -> contextlib.AbstractContextManager:
         """Inside, BatchNorm takes its statistics as `ranks` says."""
