@@ -63,7 +63,7 @@ def draw(lines: list[dict], path: Path, title: str, best_epoch: int | None = Non
     rate.step(epochs, [line["lr"] for line in lines], where="mid", color=COLOURS["lr"], label="learning rate")
     rate.set(ylabel="learning rate", yscale="log")
     handles = [*schedule.get_lines(), *rate.get_lines()]
-    schedule.legend(handles=handles, loc="center right")
+    schedule.legend(handles=handles, loc="lower center")
 
     for axes in (loss, accuracy, jacobian, schedule):
         axes.grid(alpha=0.3)
