@@ -50,7 +50,8 @@ NOTES = {  # name of the records: what stands below their table
 HEAD = """# Results
 Written by `python -m bench.report` from the records in this folder; do not edit it. `ratio` is how many times as
 fast as plain PyTorch (in float32, for a step; for an epoch, its time over that of its bare steps). Compare ratios, not
-times, between machines. The letter in the last column says where and on which commit a row was measured.
+times, between machines. The letter in the last column says where and on which commit a row was measured; a ratio is to
+PyTorch beside it in the same session, which may since have been measured again: compare times within one letter only.
 """
 
 
