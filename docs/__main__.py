@@ -13,8 +13,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from docs import links, site
-
 MARK = ".built-by-docs"  # only a folder that holds it is emptied
 
 
@@ -22,6 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__.split(":")[0] + ".")
     parser.add_argument("--out", type=Path, default=Path("docs/site"), metavar="DIR", help="default: docs/site")
     out = parser.parse_args(arguments).out
+    try:
+        from docs import links, site
+    except ModuleNotFoundError as error:
+        print(f"python -m docs needs {error.name}: pip install '.[docs]'", file=sys.stderr)
+        return 2
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         print(f"{out} holds something else than documentation; choose another --out", file=sys.stderr)
         return 2

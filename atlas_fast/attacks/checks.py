@@ -61,8 +61,11 @@ def explained(model, x: torch.Tensor) -> Iterator[None]:
 
 
 def check_logits(logits: torch.Tensor, y: torch.Tensor) -> None:
-    """A model must return logits [N, C] and labels lie in 0..C-1 (looked at on the CPU only). Raises UserError."""
+    """A model must return logits [N, C], C at least 2, and labels lie in 0..C-1 (looked at on the CPU only). Raises
+    UserError."""
     check_output(logits, len(y))
+    if logits.shape[1] < 2:
+        raise UserError(f"at least 2 classes are needed, got logits {list(logits.shape)}, with which nothing is wrong")
     if y.device.type == "cpu" and not (0 <= int(y.min()) and int(y.max()) < logits.shape[1]):
         raise UserError(f"labels must lie in 0..{logits.shape[1] - 1} (the model has {logits.shape[1]} outputs), "
                         f"got {int(y.min())}..{int(y.max())}")

@@ -66,8 +66,6 @@ class FABTargeted:
         with statistics_kept(norm_layers(network.model)):
             logits = network.logits(x)
             check_logits(logits, y)
-            if logits.shape[1] < 2:
-                raise UserError("FAB needs at least 2 classes, but the model has 1 output")
             classes = likely_classes(logits, self.targets)
             outcome = Outcome(x, through=logits.argmax(1) != y)
 

@@ -74,6 +74,18 @@ def test_a_folder_of_other_things_is_left_alone(site, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_missing_generator_is_named(tmp_path, monkeypatch, capsys):
+    from docs.__main__ import main
+
+    monkeypatch.setitem(sys.modules, "pdoc", None)
+    for name in ("docs.site", "docs.docstrings"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(sys.modules["docs"], "site", raising=False)
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "needs pdoc" in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_links_that_lead_nowhere_are_found(tmp_path):
     from docs import links
 

@@ -219,6 +219,10 @@ def test_bad_inputs_are_refused():
     for images, labels, message in wrong:
         with pytest.raises(UserError, match=message):
             step(images, labels)
+    one = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 1))
+    for engine in ("sweeps", "autograd"):
+        with pytest.raises(UserError, match="at least 2 classes"):
+            TrainingStep(one, atlas(), sgd(one), engine)(x, torch.zeros_like(y))
     for ramp in (-0.1, 1.5, float("nan")):
         with pytest.raises(UserError, match="ramp"):
             step.ramp = ramp

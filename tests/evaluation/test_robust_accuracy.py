@@ -99,3 +99,6 @@ def test_wrong_use_is_refused(model, data):
     for arguments, keywords, message in cases:
         with pytest.raises(UserError, match=message):
             evaluate(model, *arguments, **keywords)
+    one = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 1))  # would be right about every 0
+    with pytest.raises(UserError, match="at least 2 classes"):
+        evaluate(one, x, torch.zeros_like(y))
