@@ -55,7 +55,7 @@ OPERATORS = [  # operators by name; convolution_backward and convolutions with h
     (VIEWS, r"aten::(empty\w*|new_empty\w*|as_strided_?|view|_unsafe_view|reshape|_reshape_alias|expand|expand_as|"
             r"select|slice|narrow|unsqueeze|squeeze|transpose|t|permute|flatten|unflatten|unbind|detach_?|alias|resize_"
             r"|lift_fresh|view_as|view_as_real|resolve_\w+|to|is_\w+|result_type|promote_types|item|"
-            r"_local_scalar_dense|_has_\w+|set_|chunk|split|stack|numpy_T|diagonal|unfold|broadcast_to|swapaxes|"
+            r"_local_scalar_dense|equal|_has_\w+|set_|chunk|split|stack|numpy_T|diagonal|unfold|broadcast_to|swapaxes|"
             r"contiguous|size|stride|requires_grad_|max_size|isfinite)$|^detach$|^\[|^cuda[A-Z]|^cu[A-Z]"),
     (COPY, r"aten::(copy_|_to_copy|clone|fill_|zero_|zeros\w*|ones\w*|full\w*|cat|new_zeros|new_ones|new_full|"
            r"scalar_tensor|arange)$"),

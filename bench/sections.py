@@ -168,7 +168,8 @@ def steps(found: Found) -> None:
     plain = {row["variant"]: row["ms"] for row in found.of("reference").get("rows", []) if row.get("ms")}
     every = [dataclasses.replace(v, tuned=TUNED.name in plain) if v.engine == "autograd" else v
              for v in variants(found.device) if v.engine or v.name in plain]
-    first = [v for v in every if (v.capture == "auto" and v.engine == "sweeps") or plain.get(v.name, 1e9) < SLOW]
+    first = [v for v in every if (v.capture == "auto" and v.engine == "sweeps" and not v.checkpoints)
+             or plain.get(v.name, 1e9) < SLOW]
     measured, rows = found.ceilings(), []
 
     def one(method: str, size: int, selected) -> None:

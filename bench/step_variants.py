@@ -28,12 +28,13 @@ class Variant:
     capture: str = "off"
     pair: str = "off"
     overlap: str = "off"
+    checkpoints: bool = False
 
     @property
     def name(self) -> str:
         parts = [self.engine or "PyTorch", "bf16 channels-last" if self.bf16 else "float32",
                  "graph" if self.capture == "auto" else "", "pair" if self.pair == "on" else "",
-                 "overlap" if self.overlap == "on" else "",
+                 "overlap" if self.overlap == "on" else "", "checkpoints" if self.checkpoints else "",
                  "" if self.tuned else "untuned"]
         return " ".join(part for part in parts if part)
 
@@ -49,9 +50,11 @@ def variants(device: str) -> list[Variant]:
             for pair in ("off", "on") if engine == "sweeps" else ("off",):
                 made.append(Variant(engine, True, True, capture, pair))
     if device == "cuda":
+        made.append(Variant("sweeps", True, True, "auto", checkpoints=True))
         made += [Variant("sweeps", True, True, "auto", pair, "on") for pair in ("off", "on")]
     else:
         made.append(Variant("sweeps", False, pair="on"))
+        made += [Variant(engine, False, checkpoints=True) for engine in ("autograd", "sweeps")]
     return made
 
 
@@ -69,7 +72,7 @@ def build(variant: Variant, workload: Workload, model: torch.nn.Module, x: torch
     else:
         step = af.TrainingStep(model, workload.objective, optimizer, variant.engine,
                                amp="bf16" if variant.bf16 else "off", capture=variant.capture, pair=variant.pair,
-                               overlap=variant.overlap)
+                               overlap=variant.overlap, checkpoint_activations=variant.checkpoints)
         def call():
             return step(x, y)["loss"]
     return _with_cudnn(call, variant.tuned) if x.device.type == "cuda" else call, step
