@@ -18,14 +18,11 @@ from .loss_scale import LossScale, ScaledView
 from .parts import Part, Parts, mean_terms
 from .ranks import Ranks
 from .step_checks import held
-from .sweep_view import SweepView, unsupported
+from .step_settings import ENGINES, SWITCH, amp_dtype, check_choice, check_optimizer, memory_format, why_autograd
+from .sweep_view import SweepView
 from .update import Update
 from .weight_average import WeightAverage
 from .weight_perturbation import WeightPerturbation
-
-ENGINES = ("auto", "sweeps", "autograd")
-AMP = ("auto", "bf16", "fp16", "off")
-SWITCH = ("auto", "on", "off")
 
 
 class TrainingStep:
@@ -79,33 +76,33 @@ class TrainingStep:
                  overlap: str = "off", awp: float | None = None, ema: float | None = None,
                  ranks: Ranks | None = None, accumulate: int = 1, sync_bn: str = "off",
                  checkpoint_activations: bool = False):
-        _check_choice("engine", engine, ENGINES)
+        check_choice("engine", engine, ENGINES)
         if not isinstance(objective, Objective):
             raise UserError(f"objective must be one of atlas_fast.objectives, got {type(objective).__name__}")
         if not isinstance(model, torch.nn.Module):
             raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         parameters = list(model.parameters())
-        _check_optimizer(parameters, optimizer)
+        check_optimizer(parameters, optimizer)
         self.model, self.objective, self.optimizer, self.augment = model, objective, optimizer, augment
         self.device = parameters[0].device
         self.ranks = Ranks.alone() if ranks is None else ranks
         if self.ranks.size > 1 and augment is not None and not getattr(augment, "takes_sample_offset", False):
             raise UserError("of several processes each would augment by the same random numbers; let augment take the "
                             "keyword sample_offset and have the attribute takes_sample_offset")
-        self.engine_reason = _why_autograd(engine, model, objective)
+        self.engine_reason = why_autograd(engine, model, objective)
         self.engine = "sweeps" if self.engine_reason is None else "autograd"
-        self.amp = _amp_dtype(amp, self.device)
+        self.amp = amp_dtype(amp, self.device)
         self._scale = LossScale(self.device, self.ranks) if self.amp == torch.float16 else None
-        _check_choice("overlap", overlap, ("on", "off"))
-        shared = _check_choice("sync_bn", sync_bn, ("on", "off")) == "on" and self.ranks.size > 1
+        check_choice("overlap", overlap, ("on", "off"))
+        shared = check_choice("sync_bn", sync_bn, ("on", "off")) == "on" and self.ranks.size > 1
         if shared and checkpoint_activations:
             raise UserError("sync_bn sends sums in every pass, and checkpoint_activations repeats passes; leave one "
                             "of the two away")
-        view = self._make_view(bn_mode, _check_choice("pair", pair, SWITCH), overlap == "on",
+        view = self._make_view(bn_mode, check_choice("pair", pair, SWITCH), overlap == "on",
                                self.ranks if shared else None, checkpoint_activations)
         self.view = view if self._scale is None else ScaledView(view, self._scale)
         self.rng = make_rng(seed, 0, self.device)
-        self._memory_format = _memory_format(parameters)
+        self._memory_format = memory_format(parameters)
         # float32 suffices, since images are float32; float64 models are for tests.
         self._ramp = torch.ones((), dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=self.device)
         self._ramp_value = 1.0
@@ -114,7 +111,7 @@ class TrainingStep:
         self._perturbation = None if awp is None else WeightPerturbation(model, awp)
         self.perturbs = awp is not None
         self._average = None if ema is None else WeightAverage(model, ema)
-        self._graph = self._make_graph(_check_choice("capture", capture, SWITCH))
+        self._graph = self._make_graph(check_choice("capture", capture, SWITCH))
 
     def _make_view(self, bn_mode: str, pair: str, overlap: bool, shared: Ranks | None, checkpoints: bool):
         if self.engine == "autograd":
@@ -322,54 +319,3 @@ class TrainingStep:
     def _stateful(self) -> dict[str, WeightAverage | LossScale]:
         parts = {"average": self._average, "loss_scale": self._scale}
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _check_optimizer(parameters, optimizer) -> None:
-    if not parameters:
-        raise UserError("the model has no parameters to train")
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UserError("LBFGS evaluates the loss several times in a step, and TrainingStep gives it one gradient; "
-                        "take another optimizer, or objective(model, x, y) in a closure of your own")
-    own = {id(p) for p in parameters}
-    if not any(id(p) in own and p.requires_grad for group in optimizer.param_groups for p in group["params"]):
-        raise UserError("the optimizer holds none of the model's trainable parameters; make it from model.parameters()")
-
-
-def check_engine(engine: str) -> str:
-    return _check_choice("engine", engine, ENGINES)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return value
-
-
-def _why_autograd(engine: str, model: torch.nn.Module, objective: Objective) -> str | None:
-    """Why the step runs by autograd; None: by the sweeps."""
-    if engine == "autograd":
-        return "engine='autograd' was asked for"
-    if objective.penalised_point is not None and objective.local is not None:
-        reason: str | None = "the objective's own `local` penalty is differentiated by autograd"
-    else:
-        reason = unsupported(model)
-    if reason is not None and engine == "sweeps":
-        raise UserError(f"engine='sweeps' cannot run this: {reason}; use engine='auto' or 'autograd'")
-    return reason
-
-
-def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    _check_choice("amp", amp, AMP)
-    if amp == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
-
-
-def _memory_format(parameters) -> torch.memory_format:
-    """channels_last where a convolution's weight is (1x1 kernels and single channels cannot tell)."""
-    chosen = any(p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
-                 for p in parameters)
-    return torch.channels_last if chosen else torch.contiguous_format
