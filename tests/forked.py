@@ -1,7 +1,9 @@
 """Processes of one gloo group, forked from an interpreter that has imported everything: four start like one."""
 
+import contextlib
 import multiprocessing
 import os
+import random
 import socket
 import sys
 import traceback
@@ -11,10 +13,7 @@ from collections.abc import Callable
 def run(work: Callable[[], None], size: int) -> list[int]:
     """Exit statuses of `size` processes, each with the environment that torchrun would give it. An exception is printed
     and ends the others, which would wait for that process."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    port, context = free_port(), multiprocessing.get_context("fork")
     processes = [context.Process(target=_child, args=(work, rank, size, port)) for rank in range(size)]
     for process in processes:
         process.start()
@@ -26,6 +25,16 @@ def run(work: Callable[[], None], size: int) -> list[int]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+def free_port() -> int:
+    """Not one of those that a system gives to whoever asks for any (on Linux from 32768 on): until the group listens,
+    a connection of another test could get it."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 def _child(work, rank, size, port):

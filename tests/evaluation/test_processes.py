@@ -41,10 +41,12 @@ def test_a_killed_process_ends_it_and_two_others_go_on_to_the_results_of_one(run
     done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / "processes.py"), str(tmp_path), *command],
                           capture_output=True, text=True, timeout=600,
                           env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths})
-    # PyTorch's own warnings of lost connections begin with a bracket; both survivors may meet the loss at once.
-    alone, *lost, killed, shared = [line for line in done.stderr.splitlines() if not line.startswith("[")]
-    assert (alone, killed, shared) == ("one by 1: [0]", "shared by 3: [2, -9, 2]", "shared by 2: [0, 0]")
-    assert lost and all(line.startswith(f"atlas_fast: error: {LOST} (") for line in lost), done.stderr
+    # PyTorch's own warnings of lost connections stand between; both survivors may meet the loss at once.
+    ends = [line for line in done.stderr.splitlines() if line.startswith(("one by", "shared by"))]
+    assert ends == ["one by 1: [0]", "shared by 3: [2, -9, 2]", "shared by 2: [0, 0]"], done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("atlas_fast: ")]
+    assert said and all(line.startswith(f"atlas_fast: error: {LOST} (") for line in said), done.stderr
+    assert "Traceback" not in done.stderr
     assert done.stdout.count("worst case") == done.stdout.count("written to") == 2  # by one process each time
     one, two = results(tmp_path / "one"), results(tmp_path / "shared")
     assert one[0].keys() == two[0].keys() and one[0] == two[0] and len(one[1]["label"]) == 30

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from atlas_fast import train
 from atlas_fast.engine.ranks import LOST
 from atlas_fast.training import launch
+from tests.forked import free_port
 
 HERE = Path(__file__).parent
 TRAINING = ("--method", "atlas", "--epochs", "3", "--batch-size", "30", "--epsilon", "0.1", "--alpha", "0.01",
@@ -33,9 +33,7 @@ def torchrun(*command):
 
 def two(*command):
     """The same without torchrun, which takes as long to start as either of them: (status, stdout, stderr) of each."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
+    port = str(free_port())
     started = [subprocess.Popen([sys.executable, str(HERE / "two_ranks.py"), *map(str, command)], text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(
                                     RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
