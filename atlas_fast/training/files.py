@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,16 +83,16 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create the folder and prove that it can be written. UserError, and nothing left behind, where it cannot."""
+    """Create the folder and prove that it can be written, at the same time as other processes too. UserError, and
+    nothing left behind, where it cannot."""
     missing = [p for p in (path, *path.parents) if not p.exists()]
-    probe = path / ".write-test"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".write-test-"):  # of a name that no other process has
+            pass
     except OSError as error:
         for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
+            with contextlib.suppress(OSError):  # others' files are in it, or it never came to be
                 folder.rmdir()
         raise UserError(f"the output folder {path} cannot be written ({error.strerror or error}); "
                         "choose another with --out") from error
