@@ -20,6 +20,8 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from .convolution_kernels import convolve, gradients
+
 aten = torch.ops.aten
 _X, _W, _G = range(3)
 _DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
@@ -128,8 +130,17 @@ def _transformed(t: torch.Tensor | None) -> bool:
 def _kernel(by, form, geometry, bias=None):
     x, w, g = form
     if by == _G:
-        return torch.convolution(x, w, bias, *geometry)
-    return aten.convolution_backward.default(g, x, w, None, *geometry, (by == _X, by == _W, False))[by]
+        if any(map(_transformed, form)):
+            return torch.convolution(x, w, bias, *geometry)
+        return convolve(x, w, bias, geometry)
+    return _gradients(form, geometry, (by == _X, by == _W, False))[by]
+
+
+def _gradients(form, geometry, wanted):
+    x, w, g = form
+    if any(map(_transformed, form)):
+        return aten.convolution_backward.default(g, x, w, (w.shape[0],), *geometry, wanted)
+    return gradients(g, x, w, geometry, wanted)
 
 
 class _Share(torch.autograd.Function):
@@ -152,14 +163,12 @@ class _Share(torch.autograd.Function):
         form[ctx.by] = cotangent
         with _no_autocast(cotangent.device.type):
             if not ctx.needs_input_grad[1]:
-                gradients = _derivative(ctx.place, tuple(form), ctx.geometry), None
+                shares = _derivative(ctx.place, tuple(form), ctx.geometry), None
             elif torch.is_grad_enabled():
-                gradients = _derivative(ctx.place, tuple(form), ctx.geometry), _over_pixels(cotangent)
+                shares = _derivative(ctx.place, tuple(form), ctx.geometry), _over_pixels(cotangent)
             else:
-                sizes = (cotangent.shape[1],)
-                gradients = aten.convolution_backward.default(cotangent, form[_X], form[_W], sizes, *ctx.geometry,
-                                                              (False, True, True))[1:]
-        return *gradients, None, None, None, None, None
+                shares = _gradients(tuple(form), ctx.geometry, (False, True, True))[1:]
+        return *shares, None, None, None, None, None
 
 
 class _BiasShare(torch.autograd.Function):

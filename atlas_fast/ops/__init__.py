@@ -35,6 +35,12 @@ from .rng import (
 )
 from .squared_norm import squared_norm, squared_norm_reference
 from .unit_vectors import unit_vectors, unit_vectors_reference
+from .winograd import (
+    winograd_convolution,
+    winograd_convolution_reference,
+    winograd_weight_gradient,
+    winograd_weight_gradient_reference,
+)
 
 __all__ = [
     "AUGMENT", "INIT", "NOISE", "PROJECTION", "RANDOM_START", "SHUFFLE", "SPLIT", "SQUARE",
@@ -45,5 +51,6 @@ __all__ = [
     "polar_factor", "random_bits", "random_bits_reference", "random_start", "random_start_reference",
     "relu_max_pool", "relu_max_pool_backward", "relu_max_pool_backward_reference", "relu_max_pool_reference",
     "relu_max_pool_tangent", "relu_max_pool_tangent_reference", "squared_norm", "squared_norm_reference", "stream",
-    "unit_vectors", "unit_vectors_reference",
+    "unit_vectors", "unit_vectors_reference", "winograd_convolution", "winograd_convolution_reference",
+    "winograd_weight_gradient", "winograd_weight_gradient_reference",
 ]

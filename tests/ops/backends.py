@@ -13,7 +13,8 @@ from atlas_fast.ops import _registry
 NAMES = ("reference", "cpp", "triton", "cuda", "triton-cuda")
 OPERATIONS = ("random_bits", "random_start", "pgd_step", "fgsm", "unit_vectors", "squared_norm", "ce_kl", "norm_relu",
               "norm_relu_backward", "norm_relu_tangent", "crop_flip")
-WITHOUT_TRITON = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent")  # PyTorch serves a GPU
+POOLING = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent")
+WITHOUT_TRITON = (*POOLING, "winograd_convolution", "winograd_weight_gradient")  # PyTorch serves a GPU
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

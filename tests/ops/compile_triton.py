@@ -24,7 +24,8 @@ from triton.runtime.jit import JITFunction
 from atlas_fast import ops
 from atlas_fast.ops._registry import triton_module
 
-WITHOUT_TRITON = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent")  # PyTorch serves a GPU
+WITHOUT_TRITON = ("relu_max_pool", "relu_max_pool_backward", "relu_max_pool_tangent", "winograd_convolution",
+                  "winograd_weight_gradient")  # PyTorch serves a GPU
 
 
 class _Driver:

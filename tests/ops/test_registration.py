@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import OPERATIONS, WITHOUT_TRITON, arranged
+from backends import OPERATIONS, POOLING, WITHOUT_TRITON, arranged
 
 from atlas_fast import ops
 
@@ -83,7 +83,7 @@ def test_opcheck_of_optional_parts(arguments, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("images", ["contiguous", "channels_last", "permuted", "sliced", "empty"])
-@pytest.mark.parametrize("name", WITHOUT_TRITON)
+@pytest.mark.parametrize("name", POOLING)
 def test_opcheck_of_pooling(name, images, device):
     x = (IMAGES[images]() - 0.5).to(device)
     window = ((2, 3), (2, 2), (0, 1), (1, 1))

@@ -11,12 +11,11 @@ import functools
 
 import torch
 
+from ..convolution_kernels import convolve, gradients
 from ..gradients import NONE
 from ..low_precision import LowPrecision
 from . import input_gradient
 from .unmatched import Unmatched
-
-aten = torch.ops.aten
 
 
 class Convolution:
@@ -38,7 +37,7 @@ class Convolution:
         if self.weights is not None:
             x, weight = x.to(self.weights.dtype), self.weights(weight)
             bias = None if bias is None else self.weights(bias)
-        return aten.convolution(x, weight, bias, *self.geometry), (x, weight, dtype)
+        return convolve(x, weight, bias, self.geometry), (x, weight, dtype)
 
     def part(self, saved, take):
         return take(saved[0]), *saved[1:]
@@ -52,7 +51,7 @@ class Convolution:
         x, weight, _ = saved
         t = t[0].to(x.dtype)
         self._gradients(t, weight, recorded, grads, False, bias=False)
-        return aten.convolution(t, weight, None, *self.geometry), None
+        return convolve(t, weight, None, self.geometry), None
 
     def _gradients(self, x, weight, g, grads, input_too: bool, bias: bool = True):
         """Adds the weight gradients of the pair (x, g) to grads; returns the input gradient if asked."""
@@ -64,7 +63,7 @@ class Convolution:
             dx = special(g, weight, module, x.shape[2:])
         mask = (input_too and special is None, grads.takes(module.weight), bias and grads.takes(module.bias))
         if any(mask):
-            native, dw, db = aten.convolution_backward(g, x, weight, (weight.shape[0],), *self.geometry, mask)
+            native, dw, db = gradients(g, x, weight, self.geometry, mask)
             grads.add(module.weight, dw)
             grads.add(module.bias, db)
             dx = native if dx is None else dx
@@ -72,6 +71,6 @@ class Convolution:
 
     def _weights(self, grads, bias, x, weight, g):
         mask = (False, True, bias and grads.takes(self.module.bias))
-        _, dw, db = aten.convolution_backward(g, x, weight, (weight.shape[0],), *self.geometry, mask)
+        _, dw, db = gradients(g, x, weight, self.geometry, mask)
         grads.add(self.module.weight, dw)
         grads.add(self.module.bias, db)

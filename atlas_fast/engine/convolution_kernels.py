@@ -1,0 +1,39 @@
+"""The convolution and its gradients by the fastest kernel: Winograd's for 3x3 in float32 on a CPU, else PyTorch's.
+
+Geometry: (stride, padding, dilation, transposed, output padding, groups), as aten.convolution takes them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..ops import winograd
+
+aten = torch.ops.aten
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry) -> torch.Tensor:
+    padding = _winograd_padding(weight, geometry)
+    if padding is not None:
+        size = [n + 2 * padding - 2 for n in x.shape[-2:]]
+        if winograd.has_kernel_for(x, torch.Size((x.shape[0], weight.shape[0], *size))):
+            return winograd.winograd_convolution(x, weight, bias, padding)
+    return aten.convolution(x, weight, bias, *geometry)
+
+
+def gradients(g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometry, wanted: tuple[bool, bool, bool]):
+    """The gradients by (x, weight, bias) of the outputs whose gradient is g; None for what is not wanted."""
+    padding = _winograd_padding(weight, geometry)
+    if padding is None or not (any(wanted[:2]) and winograd.has_kernel_for(x, g.shape)):
+        return aten.convolution_backward(g, x, weight, (weight.shape[0],), *geometry, wanted)
+    return (winograd.winograd_convolution(g, weight, None, 2 - padding, adjoint=True) if wanted[0] else None,
+            winograd.winograd_weight_gradient(x, g, padding) if wanted[1] else None,
+            g.sum((0, 2, 3)) if wanted[2] else None)
+
+
+def _winograd_padding(weight, geometry) -> int | None:
+    """The padding of a convolution that Winograd's algorithm is for; None for others."""
+    stride, padding, dilation, transposed, _, groups = geometry
+    plain = (tuple(stride) == tuple(dilation) == (1, 1) and groups == 1 and not transposed
+             and tuple(weight.shape[2:]) == (3, 3) and weight.dtype == torch.float32)
+    return padding[0] if plain and padding[0] == padding[1] <= 2 else None
