@@ -14,6 +14,7 @@ from atlas_fast import ops
 
 OWN = "atlas_fast operations"
 OWN_NORM = "batch norm + ReLU (atlas_fast)"
+OWN_CONVOLUTION = "convolution by Winograd's algorithm (atlas_fast)"
 FORWARD, INPUT, WEIGHT = "convolution: forward", "convolution: input gradient", "convolution: weight gradient"
 BOTH = "convolution: input and weight gradient in one call"
 STOCK = "convolution: weight gradient as a forward convolution"
@@ -45,6 +46,7 @@ _CONVOLUTION = r"aten::(convolution|_convolution|conv2d|mkldnn_convolution|thnn_
 OPERATORS = [  # operators by name; convolution_backward and convolutions with huge kernels: see `operator_kind`
     (OPTIMISER, r"^Optimizer\.|aten::_fused_sgd|aten::_foreach"),
     (OWN_NORM, r"^atlas_fast::norm_relu"),
+    (OWN_CONVOLUTION, r"^atlas_fast::winograd"),
     (OWN, r"^atlas_fast::"),
     (AUTOGRAD, r"^_(Share|BiasShare|Sum)$|^autograd::|^torch::autograd::|Backward\d*$|^torch::jit|^ProfilerStep"),
     (FORWARD, _CONVOLUTION),

@@ -21,13 +21,14 @@ from bench import (
     bench_relu_max_pool,
     bench_squared_norm,
     bench_unit_vectors,
+    bench_winograd_convolution,
     harness,
 )
 
 MODULES = {module.__name__.removeprefix("bench.bench_"): module for module in (
     bench_random_start, bench_pgd_step, bench_fgsm, bench_unit_vectors, bench_squared_norm, bench_jacobian_norm,
     bench_ce_kl, bench_crop_flip, bench_relu_max_pool, bench_norm_relu, bench_norm_relu_backward,
-    bench_norm_relu_tangent)}
+    bench_norm_relu_tangent, bench_winograd_convolution)}
 
 
 def without_kernel(name: str, device: str) -> bool:

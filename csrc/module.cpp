@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/winograd_convolution.h"
 
 #ifndef ATLAS_FAST_CUDA
 #define ATLAS_FAST_CUDA 0
@@ -31,6 +32,7 @@ py::dict build_info() {
   info["cuda"] = static_cast<bool>(ATLAS_FAST_CUDA);
   info["torch_abi"] = "2.11";
   info["isa"] = af::cpu::instruction_set();
+  info["winograd"] = af::cpu::winograd_kernels(0)->name;
   return info;
 }
 

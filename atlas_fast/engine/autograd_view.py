@@ -63,11 +63,11 @@ class AutogradView:
 
     def _pass(self, x: torch.Tensor) -> torch.Tensor:
         """Only an input gradient outside of crafting may be differentiated again, by own convolutions and the plain
-        attention. On a CPU the own convolutions are the faster ones, too."""
+        attention. On a CPU some of the own convolutions are faster, too."""
         with contextlib.ExitStack() as inside:
             twice = x.requires_grad and not self._crafting
             if twice or (x.device.type == "cpu" and self._checkpoints is None):
-                inside.enter_context(convolution.Convolutions())
+                inside.enter_context(convolution.Convolutions(faster_only=not twice))
             if twice:
                 # The fused attention kernels of PyTorch have no second derivative, its plain formula has.
                 inside.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -20,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from .convolution_kernels import convolve, gradients
+from .convolution_kernels import convolve, gradients, takes_winograd
 
 aten = torch.ops.aten
 _X, _W, _G = range(3)
@@ -34,14 +34,19 @@ class Convolutions(TorchFunctionMode):
 
     PyTorch's own run where no gradient is recorded and where something else takes part that has to see them: tensor
     subclasses, another mode, torch.compile, functional or forward-mode transforms, checkpoints (which run the
-    forward pass again, outside of here); for complex and meta tensors; and for transposed convolutions.
+    forward pass again, outside of here); for complex and meta tensors; and for transposed convolutions. `faster_only`:
+    also wherever the own ones are no faster, where nothing is differentiated twice.
     """
+
+    def __init__(self, faster_only: bool = False):
+        super().__init__()
+        self._faster_only = faster_only
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _DIMENSIONS and torch.is_grad_enabled() and not _watched():
             arguments = _arguments(_DIMENSIONS[func], *args, **kwargs)
-            if arguments is not None:
+            if arguments is not None and not (self._faster_only and not _is_faster(*arguments)):
                 return _convolution(*arguments)
         return func(*args, **kwargs)
 
@@ -87,6 +92,10 @@ def _arguments(n, input=None, weight=None, bias=None, stride=1, padding=0, dilat
     if not (stride and padding and dilation):
         return None
     return input, weight, bias, (stride, padding, dilation, False, (0,) * n, groups)
+
+
+def _is_faster(x, weight, bias, geometry) -> bool:
+    return not torch.is_autocast_enabled(x.device.type) and takes_winograd(x, weight, geometry)
 
 
 def _each(value, n: int) -> tuple[int, ...] | None:

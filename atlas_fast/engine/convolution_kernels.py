@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import torch
 
-from ..ops import winograd
+from ..ops import winograd_convolution, winograd_weight_gradient
+from ..ops.winograd_convolution import has_kernel_for
 
 aten = torch.ops.aten
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry) -> torch.Tensor:
-    padding = _winograd_padding(weight, geometry)
-    if padding is not None:
-        size = [n + 2 * padding - 2 for n in x.shape[-2:]]
-        if winograd.has_kernel_for(x, torch.Size((x.shape[0], weight.shape[0], *size))):
-            return winograd.winograd_convolution(x, weight, bias, padding)
+    if takes_winograd(x, weight, geometry):
+        return winograd_convolution(x, weight, bias, geometry[1][0])
     return aten.convolution(x, weight, bias, *geometry)
 
 
-def gradients(g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometry, wanted: tuple[bool, bool, bool]):
-    """The gradients by (x, weight, bias) of the outputs whose gradient is g; None for what is not wanted."""
+def takes_winograd(x: torch.Tensor, weight: torch.Tensor, geometry) -> bool:
+    """Whether `convolve` runs Winograd's algorithm on these images [N,C,H,W]; of large ones `gradients` do, too."""
     padding = _winograd_padding(weight, geometry)
-    if padding is None or not (any(wanted[:2]) and winograd.has_kernel_for(x, g.shape)):
+    return padding is not None and has_kernel_for(
+        x, (x.shape[0], weight.shape[0], *(n + 2 * padding - 2 for n in x.shape[2:])))
+
+
+def gradients(g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometry, wanted: tuple[bool, bool, bool]):
+    """The gradients by (x, weight, bias) of the outputs whose gradient is g; what is not wanted may be None."""
+    padding = _winograd_padding(weight, geometry)
+    if padding is None or not (any(wanted[:2]) and has_kernel_for(x, g.shape)):
         return aten.convolution_backward(g, x, weight, (weight.shape[0],), *geometry, wanted)
-    return (winograd.winograd_convolution(g, weight, None, 2 - padding, adjoint=True) if wanted[0] else None,
-            winograd.winograd_weight_gradient(x, g, padding) if wanted[1] else None,
+    return (winograd_convolution(g, weight, None, 2 - padding, adjoint=True) if wanted[0] else None,
+            winograd_weight_gradient(x, g, padding) if wanted[1] else None,
             g.sum((0, 2, 3)) if wanted[2] else None)
 
 

@@ -35,7 +35,7 @@ from .rng import (
 )
 from .squared_norm import squared_norm, squared_norm_reference
 from .unit_vectors import unit_vectors, unit_vectors_reference
-from .winograd import (
+from .winograd_convolution import (
     winograd_convolution,
     winograd_convolution_reference,
     winograd_weight_gradient,

@@ -1,4 +1,4 @@
-// Eight floats in a register of AVX2. Included inside of a namespace and a target region: see winograd.cpp.
+// Eight floats in a register of AVX2. Included inside of a namespace and a target region: see winograd_convolution.cpp.
 
 struct Lanes {
   static constexpr const char* name = "AVX2";

@@ -1,4 +1,5 @@
-// Sixteen floats in a register of AVX-512. Included inside of a namespace and a target region: see winograd.cpp.
+// Sixteen floats in a register of AVX-512. Included inside of a namespace and a target region: see
+// winograd_convolution.cpp.
 
 struct Lanes {
   static constexpr const char* name = "AVX-512";

@@ -1,5 +1,5 @@
 // Four floats for processors without AVX2, in plain C++ for the compiler to make the best of. Included inside of a
-// namespace: see winograd.cpp.
+// namespace: see winograd_convolution.cpp.
 
 struct Lanes {
   static constexpr const char* name = "plain";

@@ -446,11 +446,51 @@ def test_relu_max_pool_refuses(data):
     refused(lambda: ops.relu_max_pool_tangent(bad, codes, (2, 2), (2, 2)), RuntimeError)
 
 
+@given(data)
+@counted
+def test_winograd(data):
+    """Of channels below and above a register's 16, and odd sizes; NaN is for the operation's own test."""
+    channels, filters = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    padding, last = data.draw(st.integers(0, 2)), data.draw(st.booleans())
+    smallest = max(1, 3 - 2 * padding)
+    sizes = data.draw(st.integers(0, 5)), *(data.draw(st.integers(smallest, 20)) for _ in range(2))
+    layout = torch.channels_last if last else torch.contiguous_format
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    x = torch.randn(sizes[0], channels, *sizes[1:], generator=generator).contiguous(memory_format=layout)
+    weight = torch.randn(filters, channels, 3, 3, generator=generator)
+    y = ops.winograd_convolution_reference(x.double(), weight.double(), None, padding, False)
+    g = torch.randn(y.shape, generator=generator)
+    with unchanged(x, weight, g):
+        results = (ops.winograd_convolution(x, weight, padding=padding),
+                   ops.winograd_convolution(g, weight, padding=2 - padding, adjoint=True),
+                   ops.winograd_weight_gradient(x, g, padding))
+    expected = (y, ops.winograd_convolution_reference(g.double(), weight.double(), None, 2 - padding, True),
+                ops.winograd_weight_gradient_reference(x.double(), g.double(), padding))
+    for result, exact in zip(results, expected, strict=True):
+        assert result.shape == exact.shape and result.dtype == torch.float32
+        # the outputs of a tile share the rounding of its largest
+        assert (result - exact).norm() <= 1e-5 * exact.norm() + 1e-5
+
+
+@given(data)
+@counted
+def test_winograd_refuses(data):
+    x, weight = torch.rand(2, 4, 8, 8), torch.rand(6, 4, 3, 3)
+    wrong = data.draw(st.sampled_from((x.half(), x.double(), x[0], x[:, :3], x[:, :, :0], None, 3.0)))
+    refused(lambda: ops.winograd_convolution(wrong, weight, padding=0))
+    foreign = data.draw(st.sampled_from((x.half(), x.double(), x[0], x[:1], x[:, :, :7], None, 3.0)))
+    refused(lambda: ops.winograd_weight_gradient(x, foreign))
+    padding = data.draw(st.one_of(st.integers(3), st.integers(max_value=-1), st.floats(), st.none()))
+    refused(lambda: ops.winograd_convolution(x, weight, padding=padding if padding not in (0, 1, 2) else 3))
+    kernel = data.draw(st.sampled_from((weight[:, :3], weight[:, :, :2], weight.double(), weight[0], None)))
+    refused(lambda: ops.winograd_convolution(x, kernel))
+
+
 def test_every_operation_is_here():
     """A new operation needs a fuzz test of its own."""
     tested = {"random_bits", "unit_vectors", "random_start", "pgd_step", "fgsm", "crop_flip", "squared_norm", "ce_kl",
               "norm_relu", "norm_relu_backward", "norm_relu_tangent", "relu_max_pool", "relu_max_pool_backward",
-              "relu_max_pool_tangent"}
+              "relu_max_pool_tangent", "winograd_convolution", "winograd_weight_gradient"}
     assert set(ops.backends()) == tested
 
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../cpu/winograd.h"
+#include "../cpu/winograd_convolution.h"
 #include "common.h"
 
 namespace atlas_fast::binding {
@@ -77,14 +77,15 @@ Tensor winograd_convolution(const Tensor& x_, const Tensor& weight_, const std::
   STD_TORCH_CHECK(!bias_ || (bias_->numel() == filters && bias_->scalar_type() == ScalarType::Float), op,
                   ": a float32 bias of every filter is needed");
   const MemoryFormat format = format_of(x_);
-  const Tensor x = torch::stable::contiguous(x_, format), weight = torch::stable::contiguous(weight_);
+  const Tensor x = torch::stable::contiguous(x_, format), weight = torch::stable::contiguous(weight_, format_of(weight_));
   const auto bias = bias_ ? std::optional<Tensor>(torch::stable::contiguous(*bias_)) : std::nullopt;
   Tensor y = empty(x, {x.size(0), filters, height, width}, format);
   if (y.numel() == 0) return y;
   const WinogradKernels& kernels = *cpu::winograd_kernels(0);
   const WinogradImages in = shape_of(x, format), out = shape_of(y, format);
   const WinogradTiles tiles = cpu::winograd_tiles(in.samples, height, width, padding, std::max(in.channels, filters));
-  const cpu::WinogradWeights w{input<float>(weight), bias ? input<float>(*bias) : nullptr, filters, in.channels, adjoint};
+  const cpu::WinogradWeights w{input<float>(weight), bias ? input<float>(*bias) : nullptr, filters, in.channels, adjoint,
+                               !weight.is_contiguous()};
   const int64_t together = groups_together(tiles, kernels.panels(filters));
   Tensor points = points_for(x, kernels, tiles, in.channels, together);
   for_parts(in.samples, tiles, together, [&](int64_t first, int64_t samples, const WinogradTiles& part) {

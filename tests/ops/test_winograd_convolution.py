@@ -11,7 +11,7 @@ from atlas_fast import ops
 from atlas_fast.errors import UserError
 from atlas_fast.ops import _registry
 
-module = importlib.import_module("atlas_fast.ops.winograd")
+module = importlib.import_module("atlas_fast.ops.winograd_convolution")
 SHAPES = [  # samples, channels, filters, height, width, padding
     (2, 16, 32, 8, 8, 1), (3, 5, 7, 9, 11, 1), (5, 17, 33, 7, 6, 1), (2, 3, 5, 5, 5, 0), (2, 20, 9, 6, 13, 2),
     (1, 1, 1, 1, 1, 1), (1, 4, 4, 3, 300, 1), (9, 64, 48, 32, 32, 1), (40, 200, 34, 4, 4, 1), (2, 640, 640, 8, 8, 1),

@@ -1,5 +1,5 @@
-// The kernels of winograd.h on the `Lanes` of one instruction set. winograd.cpp includes this inside of a namespace for
-// each, so it has no include of its own and no guard.
+// The kernels of winograd_convolution.h on the `Lanes` of one instruction set. winograd_convolution.cpp includes this
+// inside of a namespace for each, so it has no include of its own and no guard.
 
 // B^T d: a row or column of a tile of images at the points.
 struct OfImages {
@@ -159,28 +159,50 @@ void gradients(const float* g, const WinogradImages& s, const WinogradTiles& til
   tiles_at_points<OfGradients>(g, s, tiles, 0, points, begin, end);
 }
 
-// A panel of filters at the points, channels [from, from + depth): u [36, depth + 1, pair].
-inline void filters_at_points(const WinogradWeights& w, int64_t filter, int64_t from, int64_t depth, float* u) {
-  const int64_t filter_stride = w.adjoint ? 9 : w.depth * 9, channel_stride = w.adjoint ? w.filters * 9 : 9;
-  for (int64_t first = filter; first < filter + pair; first += lanes)
-    for (int64_t c = 0; c < depth; ++c) {
-      const float* values = w.values + first * filter_stride + (from + c) * channel_stride;
-      Lanes taps[9], across[3][6];
+// The taps of filters [first, first + lanes) for `n` <= lanes channels from `c` on: a register of filters for each.
+AF_INLINE void load_taps(const WinogradWeights& w, int64_t first, int64_t c, int64_t n, Lanes (*taps)[9]) {
+  const int64_t filters = w.filters > first ? w.filters - first : 0;
+  if (w.channels_last && w.adjoint) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t t = 0; t < 9; ++t) taps[i][8 - t] = Lanes::load(w.values + ((c + i) * 9 + t) * w.filters + first, filters);
+  } else if (w.channels_last) {
+    for (int64_t t = 0; t < 9; ++t) {
+      Lanes columns[lanes];
+      load_transposed(w.values + (first * 9 + t) * w.depth + c, 9 * w.depth, filters, n, columns);
+      for (int64_t i = 0; i < n; ++i) taps[i][t] = columns[i];
+    }
+  } else {
+    const int64_t filter_stride = w.adjoint ? 9 : w.depth * 9, channel_stride = w.adjoint ? w.filters * 9 : 9;
+    for (int64_t i = 0; i < n; ++i)
       for (int64_t t = 0; t < 9; t += lanes) {
         Lanes columns[lanes];
-        load_transposed(values + t, filter_stride, w.filters - first, 9 - t, columns);
-        for (int64_t l = 0; l < lanes && t + l < 9; ++l) taps[w.adjoint ? 8 - t - l : t + l] = columns[l];
+        load_transposed(w.values + first * filter_stride + (c + i) * channel_stride + t, filter_stride, filters, 9 - t,
+                        columns);
+        for (int64_t l = 0; l < at_most(9 - t, lanes); ++l) taps[i][w.adjoint ? 8 - t - l : t + l] = columns[l];
       }
-      AF_UNROLL
-      for (int k = 0; k < 3; ++k) kernel_at_points(taps + 3 * k, across[k]);
-      float* to = u + c * pair + first - filter;
-      AF_UNROLL
-      for (int l = 0; l < 6; ++l) {
-        const Lanes column[3] = {across[0][l], across[1][l], across[2][l]};
-        Lanes points[6];
-        kernel_at_points(column, points);
+  }
+}
+
+// A panel of filters at the points, channels [from, from + depth): u [36, depth + 1, pair].
+inline void filters_at_points(const WinogradWeights& w, int64_t filter, int64_t from, int64_t depth, float* u) {
+  for (int64_t half = 0; half < pair; half += lanes)
+    for (int64_t block = 0; block < depth; block += lanes) {
+      const int64_t n = at_most(depth - block, lanes);
+      Lanes taps[lanes][9];
+      load_taps(w, filter + half, from + block, n, taps);
+      for (int64_t i = 0; i < n; ++i) {
+        Lanes across[3][6];
         AF_UNROLL
-        for (int k = 0; k < 6; ++k) points[k].store(to + (6 * k + l) * (depth + 1) * pair);
+        for (int k = 0; k < 3; ++k) kernel_at_points(taps[i] + 3 * k, across[k]);
+        float* to = u + (block + i) * pair + half;
+        AF_UNROLL
+        for (int l = 0; l < 6; ++l) {
+          const Lanes column[3] = {across[0][l], across[1][l], across[2][l]};
+          Lanes points[6];
+          kernel_at_points(column, points);
+          AF_UNROLL
+          for (int k = 0; k < 6; ++k) points[k].store(to + (6 * k + l) * (depth + 1) * pair);
+        }
       }
     }
 }

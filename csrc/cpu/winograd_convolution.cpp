@@ -1,4 +1,4 @@
-#include "winograd.h"
+#include "winograd_convolution.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -63,7 +63,7 @@ AF_BEGIN_TARGET_AVX512
 namespace avx512 {
 namespace {
 #include "lanes_avx512.h"
-#include "winograd_kernels.h"
+#include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace avx512
 AF_END_TARGET
@@ -72,7 +72,7 @@ AF_BEGIN_TARGET_AVX2
 namespace avx2 {
 namespace {
 #include "lanes_avx2.h"
-#include "winograd_kernels.h"
+#include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace avx2
 AF_END_TARGET
@@ -81,7 +81,7 @@ AF_END_TARGET
 namespace plain {
 namespace {
 #include "lanes_plain.h"
-#include "winograd_kernels.h"
+#include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace plain
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "check.h"
-#include "cpu/winograd.h"
+#include "cpu/winograd_convolution.h"
 
 using namespace atlas_fast::cpu;
 
@@ -22,6 +22,13 @@ struct Case {
 // Where a pixel lies.
 int64_t at(const WinogradImages& s, int64_t n, int64_t c, int64_t h, int64_t w) {
   return s.plane(n, c) + (h * s.width + w) * (s.channels_last ? s.channels : 1);
+}
+
+// A weight [rows, columns, 3, 3] as [rows, 3, 3, columns].
+std::vector<float> channels_last(const std::vector<float>& w, int64_t columns) {
+  std::vector<float> out(w.size());
+  for (size_t i = 0; i < w.size(); ++i) out[(i / (9 * columns) * 9 + i % 9) * columns + i / 9 % columns] = w[i];
+  return out;
 }
 
 // f(y's place, x's place, w's place) for every product of the convolution.
@@ -66,11 +73,11 @@ std::vector<float> at_points(Transform transform, const WinogradKernels& kernels
 }
 
 std::vector<float> convolve(const WinogradKernels& kernels, const std::vector<float>& x, const WinogradImages& in,
-                            const std::vector<float>& w, const std::vector<float>* bias, bool adjoint,
+                            const std::vector<float>& w, const std::vector<float>* bias, bool adjoint, bool last,
                             const WinogradImages& out, const WinogradTiles& tiles) {
   Shifted<float> points(at_points(kernels.images, kernels, x, in, tiles)), weights(w);
   Shifted<float> shift(bias ? *bias : std::vector<float>{});
-  const WinogradWeights given{weights.data(), bias ? shift.data() : nullptr, out.channels, in.channels, adjoint};
+  const WinogradWeights given{weights.data(), bias ? shift.data() : nullptr, out.channels, in.channels, adjoint, last};
   Shifted<float> y(out.samples * out.channels * out.area());
   in_chunks(kernels.panels(out.channels) * tiles.groups, [&](int64_t begin, int64_t end) {
     kernels.outputs(points.data(), given, tiles, y.data(), out, begin, end);
@@ -90,12 +97,17 @@ void test(const WinogradKernels& kernels, const Case& k, const WinogradTiles& ti
     dx[from] += static_cast<double>(g[to]) * w[tap];
     dw[tap] += static_cast<double>(g[to]) * x[from];
   });
-  check_close(convolve(kernels, x, in, w, nullptr, false, out, tiles), y);
+  const auto turned = channels_last(w, k.channels);
+  check_close(convolve(kernels, x, in, w, nullptr, false, false, out, tiles), y);
+  CHECK(same(convolve(kernels, x, in, turned, nullptr, false, true, out, tiles),
+             convolve(kernels, x, in, w, nullptr, false, false, out, tiles)));
   for (int64_t n = 0; n < k.samples; ++n)
     for (int64_t o = 0; o < k.filters; ++o)
       for (int64_t i = 0; i < out.area(); ++i) y[at(out, n, o, i / out.width, i % out.width)] += bias[o];
-  check_close(convolve(kernels, x, in, w, &bias, false, out, tiles), y);
-  check_close(convolve(kernels, g, out, w, nullptr, true, in, back), dx);
+  check_close(convolve(kernels, x, in, w, &bias, false, false, out, tiles), y);
+  check_close(convolve(kernels, g, out, w, nullptr, true, false, in, back), dx);
+  CHECK(same(convolve(kernels, g, out, turned, nullptr, true, true, in, back),
+             convolve(kernels, g, out, w, nullptr, true, false, in, back)));
 
   Shifted<float> x_points(at_points(kernels.images, kernels, x, in, tiles));
   Shifted<float> g_points(at_points(kernels.gradients, kernels, g, out, tiles));

@@ -38,11 +38,12 @@ struct WinogradTiles {
 };
 WinogradTiles winograd_tiles(int64_t samples, int64_t height, int64_t width, int64_t padding, int64_t channels);
 
-// [filters, depth, 3, 3]; for the input gradient [depth, filters, 3, 3], turned round. bias: [filters] or null.
+// [filters, depth, 3, 3]; for the input gradient [depth, filters, 3, 3], turned round. Channels-last: [.., 3, 3, ..].
+// bias: [filters] or null.
 struct WinogradWeights {
   const float *values, *bias;
   int64_t filters, depth;
-  bool adjoint;
+  bool adjoint, channels_last;
 };
 
 // For one instruction set. Results do not depend on how units are shared out.

@@ -7,11 +7,15 @@ neural networks"). The input gradient is the same with the kernels turned round,
 
 The interpolation points are 0, +-3/4, +-3/2 and infinity: with 64 channels the relative error is 0.8e-6, with the usual
 0, +-1, +-2 it is 1.7e-6, and 0.2e-6 to 0.4e-6 for oneDNN's direct convolution. An infinite or NaN pixel reaches all
-outputs of its tiles. The kernels are in `csrc/cpu/winograd.h`.
+outputs of its tiles. The kernels are in `csrc/cpu/winograd_convolution.h`.
 """
+
+import functools
+from collections.abc import Sequence
 
 import torch
 
+from .._extension import build_info
 from ..errors import UserError
 from ._arguments import check_tensors
 from ._registry import define, has_kernel
@@ -56,16 +60,21 @@ _weight_gradient = define("winograd_weight_gradient", "(Tensor x, Tensor g, int 
                           winograd_weight_gradient_reference, _fake_weight_gradient, triton=False)
 
 
-def is_faster(images: torch.Size, outputs: torch.Size) -> bool:
-    """Whether these kernels beat oneDNN's direct convolution, by the sizes [N,C,H,W] of both."""
-    tiles = outputs[0] * -(-outputs[2] // 4) * -(-outputs[3] // 4)
-    return min(images[1], outputs[1]) >= 16 and tiles >= 32 and min(outputs[2:]) >= 4
+def has_kernel_for(x: torch.Tensor, outputs: Sequence[int]) -> bool:
+    """Whether a compiled kernel would run on images x [N,C,H,W] and be faster than PyTorch's convolution to `outputs`.
+
+    Measured with 16 to 512 channels and 4x4 to 32x32 pixels on one core of a Xeon, against oneDNN for the same
+    instructions: from 8 tiles on AVX-512 is mostly 1.2 to 3 times as fast, AVX2 1.3 to 2.9 times; with 4 tiles it is
+    0.8 to 1.9 times, and plain C++ 0.55 to 1.1.
+    """
+    return (x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4 and min(x.shape[1], outputs[1]) >= 16
+            and min(outputs[2:]) >= 4 and outputs[0] * -(-outputs[2] // 4) * -(-outputs[3] // 4) >= 8
+            and _has_wide_kernel())
 
 
-def has_kernel_for(x: torch.Tensor, outputs: torch.Size) -> bool:
-    """Whether a compiled kernel would run on images x [N,C,H,W] and be faster than PyTorch's convolution to `outputs`."""
-    return (x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4 and is_faster(x.shape, outputs)
-            and has_kernel("winograd_convolution", "CPU"))
+@functools.cache
+def _has_wide_kernel() -> bool:
+    return has_kernel("winograd_convolution", "CPU") and build_info()["winograd"] in ("AVX-512", "AVX2")
 
 
 def _check(what, x, *others):
@@ -113,6 +122,6 @@ def winograd_weight_gradient(x: torch.Tensor, g: torch.Tensor, padding: int = 1)
     _check(what, x, g)
     _check_padding(what, padding)
     if g.shape[0] != x.shape[0] or any(n != m + 2 * padding - 2 for n, m in zip(g.shape[2:], x.shape[2:], strict=True)):
-        raise UserError(f"{what} needs gradients of the outputs [N,F,H+2p-2,W+2p-2] of images {list(x.shape)} at padding "
-                        f"{padding}, got {list(g.shape)}")
+        raise UserError(f"{what} needs gradients of the outputs [N,F,H+2p-2,W+2p-2] of images {list(x.shape)} at "
+                        f"padding {padding}, got {list(g.shape)}")
     return _weight_gradient(x.detach(), g.detach(), padding)

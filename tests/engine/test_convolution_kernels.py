@@ -1,0 +1,154 @@
+"""Which convolutions take Winograd's algorithm, and what a float32 step makes of it on a CPU."""
+
+import pytest
+import torch
+from comparing import atlas, gradients, objective_of, stirred
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from atlas_fast import models, ops
+from atlas_fast.engine import AutogradView, FastNetwork, SweepView, convolution_kernels, program
+from atlas_fast.ops.winograd_convolution import _has_wide_kernel
+
+aten = torch.ops.aten
+compiled = pytest.mark.skipif(not _has_wide_kernel(), reason="no compiled kernels for AVX2 or AVX-512")
+
+
+class Called(TorchDispatchMode):
+    """Which operations ran, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func).split(".")[1])
+        return func(*args, **(kwargs or {}))
+
+    def winograd(self) -> set[str]:
+        return {name for name in self.names if name.startswith("winograd")}
+
+    def direct(self) -> int:
+        return sum(name.startswith("convolution") for name in self.names)
+
+
+def randn(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+GEOMETRIES = {  # name: (channels, filters, size, kernel, stride, padding, dilation, groups, by Winograd)
+    "3x3": (16, 32, 12, 3, 1, 1, 1, 1, True),
+    "3x3 without padding": (32, 16, 12, 3, 1, 0, 1, 1, True),
+    "3x3 with padding 2": (16, 16, 9, 3, 1, 2, 1, 1, True),
+    "padding 3": (16, 16, 9, 3, 1, 3, 1, 1, False),
+    "stride 2": (16, 32, 12, 3, 2, 1, 1, 1, False),
+    "dilation 2": (16, 32, 12, 3, 1, 2, 2, 1, False),
+    "groups": (32, 32, 12, 3, 1, 1, 1, 2, False),
+    "1x1": (16, 32, 12, 1, 1, 0, 1, 1, False),
+    "5x5": (16, 32, 12, 5, 1, 2, 1, 1, False),
+    "few channels": (3, 32, 12, 3, 1, 1, 1, 1, False),
+}
+
+
+@compiled
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_values_and_choice(name, dtype):
+    channels, filters, size, kernel, stride, padding, dilation, groups, own = GEOMETRIES[name]
+    own = own and dtype == torch.float32
+    pair = [(n, n) for n in (stride, padding, dilation)]
+    geometry = (*pair, False, (0, 0), groups)
+    x, weight = randn(8, channels, size, size), randn(filters, channels // groups, kernel, kernel, seed=1)
+    bias = randn(filters, seed=2)
+    exact = aten.convolution(x.double(), weight.double(), bias.double(), *geometry)
+    g = randn(*exact.shape, seed=3)
+    all_exact = aten.convolution_backward(g.double(), x.double(), weight.double(), (filters,), *geometry, (True,) * 3)
+    x, weight, bias, g = (t.to(dtype) for t in (x, weight, bias, g))
+    with Called() as called:
+        y = convolution_kernels.convolve(x, weight, bias, geometry)
+        found = convolution_kernels.gradients(g, x, weight, geometry, (True, True, True))
+    assert called.winograd() == ({"winograd_convolution", "winograd_weight_gradient"} if own else set())
+    assert called.direct() == (0 if own else 2)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 0.05}[dtype]
+    for result, expected in zip((y, *found), (exact, *all_exact), strict=True):
+        assert result.dtype == dtype
+        assert (result.double() - expected).norm() <= tolerance * expected.norm()
+    for wanted in ((True, False, False), (False, True, False), (False, False, True)):
+        parts = convolution_kernels.gradients(g, x, weight, geometry, wanted)
+        assert all(part is not None for part, asked in zip(parts, wanted, strict=True) if asked)
+
+
+@compiled
+def test_images_too_few_or_too_small_for_it():
+    geometry = ((1, 1), (1, 1), (1, 1), False, (0, 0), 1)
+    weight = randn(16, 16, 3, 3)
+    for shape, own in (((1, 16, 8, 8), False), ((8, 16, 4, 4), True), ((64, 16, 3, 3), False), ((1, 16, 32, 32), True)):
+        with Called() as called:
+            convolution_kernels.convolve(randn(*shape), weight, None, geometry)
+        assert bool(called.winograd()) == own, shape
+
+
+def wide_resnet():
+    """32 channels and more behind the first layer; 8 images of 16x16 are enough for Winograd's in the last stage."""
+    torch.manual_seed(0)
+    return stirred(models.wide_resnet(10, 2, 5), torch.float32)
+
+
+def images():
+    return torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 5
+
+
+def step_gradients(view, objective, dtype):
+    """Of an x' that is given: one that is made differs where rounding turns a sign."""
+    x, y = images()
+    x_adv = (x + 0.05 * randn(*x.shape, seed=2).sign()).clamp(0, 1)
+    model = wide_resnet().to(dtype)
+    program.prepare(objective, view(model), x.to(dtype), y, rng=ops.make_rng(3, 1),
+                    crafted=(x_adv.to(dtype), None)).accumulate()
+    return {name: p.grad.double() for name, p in model.named_parameters()}
+
+
+@compiled
+@pytest.mark.parametrize("view", [AutogradView, SweepView])
+@pytest.mark.parametrize("method", ["atlas", "trades"])
+def test_a_step_has_the_gradients_of_float64(view, method, monkeypatch):
+    """Errors of the order that a step of direct convolutions has."""
+    objective = objective_of(method)
+    exact = step_gradients(view, objective, torch.float64)
+
+    def error_of_a_step():
+        with Called() as called:
+            grads = step_gradients(view, objective, torch.float32)
+        return called, max((grads[name] - g).norm() / g.norm() for name, g in exact.items() if g.norm() > 1e-6)
+
+    called, error = error_of_a_step()
+    assert called.winograd() == {"winograd_convolution", "winograd_weight_gradient"}
+    monkeypatch.setattr(convolution_kernels, "has_kernel_for", lambda *sizes: False)
+    called, direct = error_of_a_step()
+    assert not called.winograd()
+    print(f"error {error:.2e}, direct {direct:.2e}")
+    assert error < 8 * direct
+
+
+@compiled
+@pytest.mark.parametrize("view", [AutogradView, SweepView])
+def test_every_pass_takes_it(view):
+    """WRN-10-2 has 4 convolutions of 3x3 and stride 1 behind 16 channels or more: all their passes are Winograd's."""
+    x, y = images()
+    with Called() as called:
+        gradients(view(wide_resnet()), atlas(), x, y)
+    # 4 forward passes (start, x', x, tangent), 4 back to images or activations (attack, v^T J, x', x)
+    assert called.names.count("winograd_convolution") == 4 * 8
+    assert called.names.count("winograd_weight_gradient") == 4 * 3
+
+
+@compiled
+def test_attacks_take_it():
+    model = wide_resnet().eval()
+    x, _ = images()
+    with Called() as called:
+        logits, gradient = FastNetwork(model).gradient(x, lambda z: torch.ones_like(z))
+    assert called.names.count("winograd_convolution") == 4 * 2
+    x.requires_grad_()
+    expected = model(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0], rtol=1e-3, atol=1e-3)
