@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 import atlas_fast as af
+from atlas_fast.engine.convolution_kernels import pytorchs
 from bench import reference_step
 from bench.workload import EPS, Workload, sgd
 
@@ -19,7 +21,8 @@ REFERENCE = "PyTorch float32"
 class Variant:
     """engine None: plain PyTorch. bf16: autocast, with network and images channels-last (float32: NCHW).
 
-    tuned: cuDNN measures its algorithms for each shape first (`cudnn.benchmark`). The others are TrainingStep's.
+    tuned: cuDNN measures its algorithms for each shape first (`cudnn.benchmark`). direct: PyTorch's convolutions where
+    there are faster ones on a CPU. The others are TrainingStep's.
     """
 
     engine: str | None
@@ -29,13 +32,14 @@ class Variant:
     pair: str = "off"
     overlap: str = "off"
     checkpoints: bool = False
+    direct: bool = False
 
     @property
     def name(self) -> str:
         parts = [self.engine or "PyTorch", "bf16 channels-last" if self.bf16 else "float32",
                  "graph" if self.capture == "auto" else "", "pair" if self.pair == "on" else "",
                  "overlap" if self.overlap == "on" else "", "checkpoints" if self.checkpoints else "",
-                 "" if self.tuned else "untuned"]
+                 "direct convolutions" if self.direct else "", "" if self.tuned else "untuned"]
         return " ".join(part for part in parts if part)
 
 
@@ -54,6 +58,7 @@ def variants(device: str) -> list[Variant]:
         made += [Variant("sweeps", True, True, "auto", pair, "on") for pair in ("off", "on")]
     else:
         made.append(Variant("sweeps", False, pair="on"))
+        made.append(Variant("sweeps", False, direct=True))
         made += [Variant(engine, False, checkpoints=True) for engine in ("autograd", "sweeps")]
     return made
 
@@ -74,7 +79,8 @@ def build(variant: Variant, workload: Workload, model: torch.nn.Module, x: torch
                                amp="bf16" if variant.bf16 else "off", capture=variant.capture, pair=variant.pair,
                                overlap=variant.overlap, checkpoint_activations=variant.checkpoints)
         def call():
-            return step(x, y)["loss"]
+            with pytorchs() if variant.direct else contextlib.nullcontext():
+                return step(x, y)["loss"]
     return _with_cudnn(call, variant.tuned) if x.device.type == "cuda" else call, step
 
 

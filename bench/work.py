@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atlas_fast.objectives import Objective
 
-aten, own = torch.ops.aten, torch.ops.atlas_fast
+aten = torch.ops.aten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,7 @@ class ConvolutionFlops(TorchDispatchMode):
 
     "forward", "input gradient", "weight gradient", and "weight gradient as a forward convolution": what PyTorch's
     double backward emits, a forward convolution whose kernel is as large as the image (here: beyond `largest`).
-    Only "forward" is also listed in `geometries`. Those of Winograd's algorithm count as what they replace: with tiles
-    of 4x4, it multiplies a quarter as often.
+    Only "forward" is also listed in `geometries`.
     """
 
     def __init__(self, largest: int = 7):
@@ -142,13 +141,6 @@ class ConvolutionFlops(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         if function is aten.convolution.default:
             self._forward(out, *args)
-        elif function is own.winograd_convolution.default and args[4]:
-            self.flops["input gradient"] += 2 * args[0].numel() * args[1][0].numel()
-        elif function is own.winograd_convolution.default:
-            x, weight, bias, padding, _ = args
-            self._forward(out, x, weight, bias, (1, 1), (padding, padding), (1, 1), False, (0, 0), 1)
-        elif function is own.winograd_weight_gradient.default:
-            self.flops["weight gradient"] += 2 * args[1].numel() * out[0].numel()
         elif function is aten.convolution_backward.default:
             g, weight, mask = args[0], args[2], args[10]
             for wanted, kind in zip(mask, ("input gradient", "weight gradient"), strict=False):

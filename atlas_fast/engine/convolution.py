@@ -20,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from .convolution_kernels import convolve, gradients, takes_winograd
+from .convolution_kernels import convolve, gradients, is_faster
 
 aten = torch.ops.aten
 _X, _W, _G = range(3)
@@ -95,7 +95,7 @@ def _arguments(n, input=None, weight=None, bias=None, stride=1, padding=0, dilat
 
 
 def _is_faster(x, weight, bias, geometry) -> bool:
-    return not torch.is_autocast_enabled(x.device.type) and takes_winograd(x, weight, geometry)
+    return not torch.is_autocast_enabled(x.device.type) and is_faster(x, weight, geometry)
 
 
 def _each(value, n: int) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ from torch import nn
 
 import atlas_fast as af
 from atlas_fast import objectives
+from atlas_fast.engine.convolution_kernels import pytorchs
 from bench import reference_step, work, workload
 
 METHODS = [*objectives.PAPER, "adv-3", "trades-2", "atlas-2"]
@@ -23,7 +24,7 @@ FIRST = 2 * 2 * 16 * 32 * 32 * 27  # operations of the first layer
 
 
 def convolution_flops(run):
-    with work.ConvolutionFlops() as counter:
+    with pytorchs(), work.ConvolutionFlops() as counter:
         run()
     return counter.flops
 

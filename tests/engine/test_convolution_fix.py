@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from atlas_fast import models, objectives, ops
 from atlas_fast.engine import AutogradView, TrainingStep, convolution, program
 from atlas_fast.engine.convolution import Convolutions, stock_backward
+from atlas_fast.engine.convolution_kernels import pytorchs
 from atlas_fast.errors import UserError
 
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -125,10 +126,6 @@ class Convolved(TorchDispatchMode):
             self.masks.append(tuple(args[-1]))
         elif func is torch.ops.aten.convolution.default:
             self.kernels.append(tuple(args[1].shape[2:]))
-        elif func is torch.ops.atlas_fast.winograd_convolution.default:
-            self.masks.append((True, False, False)) if args[4] else self.kernels.append(tuple(args[1].shape[2:]))
-        elif func is torch.ops.atlas_fast.winograd_weight_gradient.default:
-            self.masks.append((False, True, False))
         return func(*args, **(kwargs or {}))
 
 
@@ -419,7 +416,7 @@ def test_no_kernel_of_the_images_size():
     model = models.wide_resnet(10, 1, 5)
     x, y = batch_of(model, size=16, dtype=torch.float32)
     convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
-    with Convolved() as seen:
+    with pytorchs(), Convolved() as seen:
         step_gradients(model, atlas(), x, y)
     assert set(seen.kernels) == {(3, 3), (1, 1)}
     assert len(seen.kernels) == 4 * convolutions  # start, x', x and the tangent

@@ -35,46 +35,65 @@ def randn(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-GEOMETRIES = {  # name: (channels, filters, size, kernel, stride, padding, dilation, groups, by Winograd)
-    "3x3": (16, 32, 12, 3, 1, 1, 1, 1, True),
-    "3x3 without padding": (32, 16, 12, 3, 1, 0, 1, 1, True),
-    "3x3 with padding 2": (16, 16, 9, 3, 1, 2, 1, 1, True),
-    "padding 3": (16, 16, 9, 3, 1, 3, 1, 1, False),
-    "stride 2": (16, 32, 12, 3, 2, 1, 1, 1, False),
-    "dilation 2": (16, 32, 12, 3, 1, 2, 2, 1, False),
-    "groups": (32, 32, 12, 3, 1, 1, 1, 2, False),
-    "1x1": (16, 32, 12, 1, 1, 0, 1, 1, False),
-    "5x5": (16, 32, 12, 5, 1, 2, 1, 1, False),
-    "few channels": (3, 32, 12, 3, 1, 1, 1, 1, False),
+GEOMETRIES = {  # name: (channels, filters, size, kernel, stride, padding, dilation, groups, which kernels)
+    "3x3": (16, 32, 12, 3, 1, 1, 1, 1, "winograd"),
+    "3x3 without padding": (32, 16, 12, 3, 1, 0, 1, 1, "winograd"),
+    "3x3 with padding 2": (16, 16, 9, 3, 1, 2, 1, 1, "winograd"),
+    "padding 3": (16, 16, 9, 3, 1, 3, 1, 1, "PyTorch"),
+    "stride 2": (16, 32, 12, 3, 2, 1, 1, 1, "PyTorch"),
+    "dilation 2": (16, 32, 12, 3, 1, 2, 2, 1, "PyTorch"),
+    "groups": (32, 32, 12, 3, 1, 1, 1, 2, "PyTorch"),
+    "few channels": (3, 32, 12, 3, 1, 1, 1, 1, "PyTorch"),
+    "5x5": (16, 32, 12, 5, 1, 2, 1, 1, "PyTorch"),
+    "1x1": (6, 10, 12, 1, 1, 0, 1, 1, "products"),
+    "1x1 of stride 2": (6, 10, 17, 1, 2, 0, 1, 1, "products"),
+    "1x1 of stride 3": (6, 10, 24, 1, 3, 0, 1, 1, "products"),
+    "1x1 to few pixels": (6, 10, 7, 1, 1, 0, 1, 1, "PyTorch"),
+    "1x1 with padding": (6, 10, 12, 1, 1, 1, 1, 1, "PyTorch"),
+    "1x1 of groups": (6, 10, 12, 1, 1, 0, 1, 2, "PyTorch"),
 }
 
 
 @compiled
 @pytest.mark.parametrize("name", GEOMETRIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_values_and_choice(name, dtype):
-    channels, filters, size, kernel, stride, padding, dilation, groups, own = GEOMETRIES[name]
-    own = own and dtype == torch.float32
-    pair = [(n, n) for n in (stride, padding, dilation)]
-    geometry = (*pair, False, (0, 0), groups)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_values_and_choice(name, dtype, with_bias):
+    channels, filters, size, kernel, stride, padding, dilation, groups, kind = GEOMETRIES[name]
+    kind = kind if dtype == torch.float32 else "PyTorch"
+    geometry = (*((n, n) for n in (stride, padding, dilation)), False, (0, 0), groups)
     x, weight = randn(8, channels, size, size), randn(filters, channels // groups, kernel, kernel, seed=1)
-    bias = randn(filters, seed=2)
-    exact = aten.convolution(x.double(), weight.double(), bias.double(), *geometry)
+    bias = randn(filters, seed=2) if with_bias else None
+    exact = aten.convolution(x.double(), weight.double(), bias.double() if with_bias else None, *geometry)
     g = randn(*exact.shape, seed=3)
     all_exact = aten.convolution_backward(g.double(), x.double(), weight.double(), (filters,), *geometry, (True,) * 3)
-    x, weight, bias, g = (t.to(dtype) for t in (x, weight, bias, g))
+    x, weight, bias, g = (t if t is None else t.to(dtype) for t in (x, weight, bias, g))
     with Called() as called:
         y = convolution_kernels.convolve(x, weight, bias, geometry)
         found = convolution_kernels.gradients(g, x, weight, geometry, (True, True, True))
-    assert called.winograd() == ({"winograd_convolution", "winograd_weight_gradient"} if own else set())
-    assert called.direct() == (0 if own else 2)
+    assert called.winograd() == ({"winograd_convolution", "winograd_weight_gradient"} if kind == "winograd" else set())
+    assert called.direct() == (2 if kind == "PyTorch" else 0)
+    assert convolution_kernels.is_faster(x, weight, geometry) == (kind != "PyTorch")
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 0.05}[dtype]
     for result, expected in zip((y, *found), (exact, *all_exact), strict=True):
-        assert result.dtype == dtype
+        assert result.dtype == dtype and result.shape == expected.shape
         assert (result.double() - expected).norm() <= tolerance * expected.norm()
     for wanted in ((True, False, False), (False, True, False), (False, False, True)):
         parts = convolution_kernels.gradients(g, x, weight, geometry, wanted)
         assert all(part is not None for part, asked in zip(parts, wanted, strict=True) if asked)
+    with convolution_kernels.pytorchs(), Called() as called:
+        convolution_kernels.convolve(x, weight, bias, geometry)
+        convolution_kernels.gradients(g, x, weight, geometry, (True, True, True))
+    assert called.direct() == 2 and not called.winograd()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_channels_last_products_are_left_to_pytorch(layout):
+    x, weight = randn(2, 6, 12, 12).contiguous(memory_format=layout), randn(10, 6, 1, 1)
+    geometry = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    with Called() as called:
+        y = convolution_kernels.convolve(x, weight, None, geometry)
+    assert called.direct() == (layout == torch.channels_last) and y.is_contiguous(memory_format=layout)
 
 
 @compiled
@@ -110,7 +129,7 @@ def step_gradients(view, objective, dtype):
 @compiled
 @pytest.mark.parametrize("view", [AutogradView, SweepView])
 @pytest.mark.parametrize("method", ["atlas", "trades"])
-def test_a_step_has_the_gradients_of_float64(view, method, monkeypatch):
+def test_a_step_has_the_gradients_of_float64(view, method):
     """Errors of the order that a step of direct convolutions has."""
     objective = objective_of(method)
     exact = step_gradients(view, objective, torch.float64)
@@ -122,10 +141,9 @@ def test_a_step_has_the_gradients_of_float64(view, method, monkeypatch):
 
     called, error = error_of_a_step()
     assert called.winograd() == {"winograd_convolution", "winograd_weight_gradient"}
-    monkeypatch.setattr(convolution_kernels, "has_kernel_for", lambda *sizes: False)
-    called, direct = error_of_a_step()
+    with convolution_kernels.pytorchs():
+        called, direct = error_of_a_step()
     assert not called.winograd()
-    print(f"error {error:.2e}, direct {direct:.2e}")
     assert error < 8 * direct
 
 
