@@ -4,7 +4,8 @@
 
 Ceilings: the rate of a large matrix product (bf16 on CUDA, float32 on a CPU) on random data, and the bandwidth of a
 large copy, bytes read plus bytes written; both over rotating buffers. Floor of a step: its convolutions' operations at
-that rate, plus the bytes of everything between them (`bench.work.traffic`) at that bandwidth.
+that rate, plus the bytes of everything between them (`bench.work.traffic`) at that bandwidth. Operations are those of
+direct convolutions: Winograd's algorithm, with a quarter of the multiplications, can undercut the floor (on a CPU).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from atlas_fast.engine.checkpoints import blocks
 from bench import children, harness, roofline, work
 from bench.step_variants import REFERENCE, build, remark, variants
 from bench.workload import Workload, batch, network, workload
@@ -42,6 +43,8 @@ def measure(load: Workload, model_name: str, size: int, device: str, selected, r
     model, (x, y) = network(model_name, device), batch(model_name, size, device)
     found, calls, steps = {}, {}, {}
     for variant in selected:
+        if variant.checkpoints and variant.engine == "autograd" and not blocks(model):
+            continue
         memory = harness.Memory(device)
         try:
             call, step = build(variant, load, model, x, y)

@@ -62,8 +62,8 @@ class TrainingStep:
     samples of a part, and an objective with NuAT's norm is refused.
     checkpoint_activations: compute activations again where a pass needs them rather than keep all of them. The sweeps
     do that in all passes, autograd by blocks of the model and neither in Free nor at the point of a Jacobian penalty,
-    whose second derivatives hold the activations. WRN-16-1 on one core: adv takes 1.4 times as long, atlas 1.7
-    (autograd: 1.2).
+    whose second derivatives hold the activations. WRN-16-1 on one core: adv takes 1.4 times as long, atlas 1.6
+    (autograd: 1.3 and 1.1).
 
     A gradient that is not finite leaves parameters, optimiser and running statistics as they were; `step.skipped`
     counts such steps. With a fused optimiser the device decides that; with another one the host waits for it.
