@@ -52,7 +52,7 @@ OPERATORS = [  # operators by name; convolution_backward and convolutions with h
     (FORWARD, _CONVOLUTION),
     (REST, r"aten::(_convolution_double_backward|flip|pad|constant_pad_nd)$"),
     (NORM, r"batch_norm"),
-    (POOL, r"aten::(linear|addmm|mm|bmm|matmul|mean|\w*pool2d\w*|baddbmm|addbmm|dot|mv)$"),
+    (POOL, r"aten::(linear|addmm_?|mm|bmm|matmul|mean|\w*pool2d\w*|baddbmm|addbmm|dot|mv)$"),
     (LOSS, r"softmax|cross_entropy|nll_loss|kl_div|xlogy|logsumexp"),
     (VIEWS, r"aten::(empty\w*|new_empty\w*|as_strided_?|view|_unsafe_view|reshape|_reshape_alias|expand|expand_as|"
             r"select|slice|narrow|unsqueeze|squeeze|transpose|t|permute|flatten|unflatten|unbind|detach_?|alias|resize_"
