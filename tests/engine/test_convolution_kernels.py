@@ -97,10 +97,11 @@ def test_channels_last_products_are_left_to_pytorch(layout):
 
 
 @compiled
-def test_images_too_few_or_too_small_for_it():
+def test_images_too_few_too_small_or_too_large_for_it():
     geometry = ((1, 1), (1, 1), (1, 1), False, (0, 0), 1)
     weight = randn(16, 16, 3, 3)
-    for shape, own in (((1, 16, 8, 8), False), ((8, 16, 4, 4), True), ((64, 16, 3, 3), False), ((1, 16, 32, 32), True)):
+    for shape, own in (((1, 16, 8, 8), False), ((8, 16, 4, 4), True), ((64, 16, 3, 3), False), ((1, 16, 32, 32), True),
+                       ((1, 16, 128, 128), True), ((1, 16, 132, 128), False)):
         with Called() as called:
             convolution_kernels.convolve(randn(*shape), weight, None, geometry)
         assert bool(called.winograd()) == own, shape
