@@ -65,8 +65,8 @@ def has_kernel_for(x: torch.Tensor, outputs: Sequence[int]) -> bool:
 
     Measured with 16 to 512 channels and 4x4 to 32x32 pixels on one core of a Xeon, against oneDNN for the same
     instructions: from 8 tiles on AVX-512 is mostly 1.2 to 3 times as fast, AVX2 1.3 to 2.9 times; with 4 tiles it is
-    0.8 to 1.9 times, and plain C++ 0.55 to 1.1. Large images with few channels do not fit in the cache: 1.4 to 1.5 times
-    at 32 channels of 128x128 and 1.2 to 2.0 at 64 of 224x224, but 0.7 to 1.1 at 16 of 224x224.
+    0.8 to 1.9 times, and plain C++ 0.55 to 1.1. Large images with few channels do not fit in the cache: 1.4 times at 32
+    channels of 128x128 and 1.2 to 2.0 at 64 of 224x224, but 0.7 to 1.1 at 16 of 224x224.
     """
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or min(outputs[2:]) < 4:
         return False
