@@ -64,8 +64,9 @@ def _is_product(x, weight, geometry) -> bool:
 
 def _takes_winograd(x, weight, geometry) -> bool:
     padding = _winograd_padding(weight, geometry)
-    return padding is not None and not _pytorchs and has_kernel_for(
-        x, (x.shape[0], weight.shape[0], *(n + 2 * padding - 2 for n in x.shape[2:])))
+    if padding is None or _pytorchs or weight.shape[1] != x.shape[1]:  # PyTorch says what is wrong
+        return False
+    return has_kernel_for(x, (x.shape[0], weight.shape[0], *(n + 2 * padding - 2 for n in x.shape[2:])))
 
 
 def _winograd_padding(weight, geometry) -> int | None:

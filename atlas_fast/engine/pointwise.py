@@ -21,8 +21,9 @@ _LEAST_PIXELS, _MOST_CHANNELS = 64, 512
 def is_faster(x: torch.Tensor, weight: torch.Tensor, geometry) -> bool:
     """Whether this is a 1x1 convolution of images [N,C,H,W] that these functions are faster for."""
     stride, padding, _, transposed, _, groups = geometry
-    if (weight.dim() != 4 or tuple(weight.shape[2:]) != (1, 1) or groups != 1 or transposed or tuple(padding) != (0, 0)
-            or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or not x.is_contiguous()):
+    if (x.dim() != 4 or tuple(weight.shape[1:]) != (x.shape[1], 1, 1) or groups != 1 or transposed
+            or tuple(padding) != (0, 0) or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32
+            or not x.is_contiguous()):
         return False
     pixels = -(-x.shape[2] // stride[0]) * -(-x.shape[3] // stride[1])
     return len(x) > 0 and pixels >= _LEAST_PIXELS and max(weight.shape[:2]) <= _MOST_CHANNELS

@@ -63,6 +63,7 @@ AF_BEGIN_TARGET_AVX512
 namespace avx512 {
 namespace {
 #include "lanes_avx512.h"
+#include "winograd_convolution_points.h"
 #include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace avx512
@@ -72,6 +73,7 @@ AF_BEGIN_TARGET_AVX2
 namespace avx2 {
 namespace {
 #include "lanes_avx2.h"
+#include "winograd_convolution_points.h"
 #include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace avx2
@@ -81,6 +83,7 @@ AF_END_TARGET
 namespace plain {
 namespace {
 #include "lanes_plain.h"
+#include "winograd_convolution_points.h"
 #include "winograd_convolution_kernels.h"
 }  // namespace
 }  // namespace plain

@@ -107,6 +107,16 @@ def test_images_too_few_too_small_or_too_large_for_it():
         assert bool(called.winograd()) == own, shape
 
 
+@pytest.mark.parametrize("kernel, padding", [(3, 1), (1, 0)])
+def test_errors_are_pytorchs(kernel, padding):
+    geometry = ((1, 1), (padding, padding), (1, 1), False, (0, 0), 1)
+    weight = randn(16, 20, kernel, kernel)
+    with pytest.raises(RuntimeError, match="to have 20 channels, but got 16"):
+        convolution_kernels.convolve(randn(4, 16, 16, 16), weight, None, geometry)
+    with pytest.raises(RuntimeError, match="Expected 4-dimensional input"):
+        convolution_kernels.convolve(randn(20, 16, 16), weight, None, geometry)
+
+
 def wide_resnet():
     """32 channels and more behind the first layer; 8 images of 16x16 are enough for Winograd's in the last stage."""
     torch.manual_seed(0)
