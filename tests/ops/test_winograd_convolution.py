@@ -83,6 +83,34 @@ def test_errors_are_a_few_times_those_of_the_direct_convolution(batch, channels,
     assert error(ops.winograd_weight_gradient(x, g), dw) < 7 * error(plain_dw, dw)
 
 
+def error_of_points(a, b, channels=64, tiles=200):
+    """Of F(4x4, 3x3) in float32 at the points 0, +-a, +-b and infinity, with sums one after the other."""
+    rows, columns, kernel = (torch.zeros(n, dtype=torch.float64) for n in ((6, 6), (4, 6), (6, 3)))
+    nodes = [0.0, a, -a, b, -b]
+    for i, p in enumerate(nodes):
+        others = torch.ones(1, dtype=torch.float64)  # the product of (x - q) for the other points q, lowest power first
+        for q in nodes[:i] + nodes[i + 1:]:
+            others = torch.cat([-q * others, torch.zeros(1)]) + torch.cat([torch.zeros(1), others])
+        rows[i, :5] = others
+        kernel[i] = torch.tensor([1, p, p * p]) / sum(c * p**k for k, c in enumerate(others.tolist()))
+        columns[:, i] = torch.tensor([1, p, p**2, p**3])
+    rows[5] = torch.tensor([0, a * a * b * b, 0, -(a * a + b * b), 0, 1])
+    columns[3, 5] = kernel[5, 2] = 1
+    d, w = randn(tiles, channels, 6, 6), randn(channels, 3, 3, seed=1)
+    exact = F.conv2d(d.double(), w.double()[None])[:, 0]
+    rows, columns, kernel = rows.float(), columns.float(), kernel.float()
+    points, weights = rows @ d @ rows.T, kernel @ w @ kernel.T
+    products = torch.zeros(tiles, 6, 6)
+    for c in range(channels):
+        products += points[:, c] * weights[c]
+    return error(columns @ products @ columns.T, exact)
+
+
+def test_the_points_halve_the_rounding_error():
+    """Against those of Lavin and Gray."""
+    assert error_of_points(0.75, 1.5) < 0.6 * error_of_points(1.0, 2.0) < 1.5e-6
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("other", LAYOUTS)
 def test_any_mixture_of_layouts(layout, other):
