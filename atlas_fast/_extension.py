@@ -82,7 +82,8 @@ if not LOADED:
 
 
 def build_info() -> dict:
-    """What was compiled in, with what: torch, compiler, cuda, cuda_toolkit, cuda_archs, isa. Empty without kernels."""
+    """What was compiled in, with what: torch, compiler, cuda, cuda_toolkit, cuda_archs, isa,
+    winograd (the instructions that its kernels take). Empty without kernels."""
     if _C is None or _C.__file__ is None:
         return {}
     return {**_read_json(Path(_C.__file__).parent), **_C.build_info(), "path": _C.__file__}

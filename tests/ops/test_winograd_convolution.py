@@ -72,7 +72,7 @@ def test_errors_are_roundings(shape, layout):
 @pytest.mark.skipif(not compiled, reason="compiled extension not installed")
 @pytest.mark.parametrize("batch, channels, size", [(8, 64, 32), (16, 128, 16), (16, 256, 8)])
 def test_errors_are_a_few_times_those_of_the_direct_convolution(batch, channels, size):
-    """Measured: 1.9 to 5 times oneDNN's, which sums in blocks."""
+    """Measured: 1.1 (a weight gradient) to 5.5 times oneDNN's, which sums in blocks."""
     x, weight, _, g = case(batch, channels, channels, size, size, 1)
     y, dx, dw = exactly(x, weight, None, g, 1)
     plain_y = F.conv2d(x, weight, padding=1)
